@@ -1,1 +1,6 @@
+//! The pure core of confold.
 
+pub mod code;
+pub mod ids;
+pub mod objects;
+pub mod path;
