@@ -1,5 +1,10 @@
 //! What crosses a process boundary: generated types, and the conversions between them and the model's own types.
 
+pub mod convert;
+mod nesting;
+pub mod schema_source;
+pub mod status;
+
 /// Generated from proto/confold/v1: messages, `store_client` and `store_server`.
 pub mod pb {
     #![allow(clippy::all)]
