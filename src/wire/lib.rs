@@ -1,5 +1,6 @@
 //! What crosses a process boundary: generated types, and the conversions between them and the model's own types.
 
+pub mod api;
 pub mod convert;
 mod nesting;
 pub mod schema_source;
