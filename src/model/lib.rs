@@ -1,6 +1,13 @@
 //! The pure core of confold.
 
 pub mod code;
+pub mod diff;
 pub mod ids;
+mod link;
+pub mod map;
+pub mod node;
 pub mod objects;
 pub mod path;
+pub mod subtree;
+pub mod tree;
+pub mod walk;
