@@ -5,26 +5,9 @@
 use crate::code::{Code, Rejection};
 use crate::keys::MapKey;
 use crate::schema::{Access, ChildKind, Field, Kind, MAX_DEPTH, MessageType, Schema, Shape, TypeId};
+use crate::subtree::{Children, Subtree};
 use crate::wire_bytes::{Cursor, Raw, RawField, WireError};
 use std::borrow::Cow;
-
-/// A node with everything below it, borrowed from the bytes it was split from.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Subtree<'a> {
-    /// The node's own canonical config: the message without its child fields.
-    pub config: Cow<'a, [u8]>,
-    /// Ascending by field; only those present.
-    pub children: Vec<Children<'a>>,
-}
-
-/// What stands in one child field.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Children<'a> {
-    pub field: u32,
-    /// Key bytes and element. A single child has one entry with an empty key; in a list the key is the index, u32 big-endian;
-    /// in a keyed container keys ascend. Never empty.
-    pub entries: Vec<(Box<[u8]>, Subtree<'a>)>,
-}
 
 /// Why a value was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -4,7 +4,7 @@
 //! themselves, every other byte is `%XX` in upper-case hex, and so are the dots of the keys `.` and `..`. A path therefore has one
 //! text, and `:` and `*` never occur in it. Reading accepts exactly that text, with any number of leading slashes and one at the end.
 
-use crate::canon::Subtree;
+use crate::subtree::Subtree;
 use crate::code::{Code, Rejection};
 use crate::keys::MAX_KEY_BYTES;
 use crate::schema::{ChildField, ChildKind, KeyField, Kind, MAX_DEPTH, Schema, TypeId};
