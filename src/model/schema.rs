@@ -840,3 +840,20 @@ fn is_identifier(name: &str) -> bool {
     bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
+
+impl crate::diff::Shape for Schema {
+    type Type = TypeId;
+
+    fn root(&self) -> TypeId {
+        Schema::root(self)
+    }
+
+    fn child(&self, of: TypeId, field: u32) -> Option<crate::diff::ChildShape<TypeId>> {
+        let child = self.message(of).child(field)?;
+        Some(match child.kind {
+            ChildKind::Single => crate::diff::ChildShape::Single(child.message),
+            ChildKind::List => crate::diff::ChildShape::List(child.message),
+            ChildKind::Keyed(_) => crate::diff::ChildShape::Keyed(child.message),
+        })
+    }
+}
