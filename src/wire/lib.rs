@@ -1,6 +1,9 @@
 //! What crosses a process boundary: generated types, and the conversions between them and the model's own types.
 
+pub mod api;
 pub mod convert;
+mod descriptors;
+pub mod dynamic;
 mod nesting;
 pub mod schema_source;
 pub mod status;

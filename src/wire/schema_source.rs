@@ -2,7 +2,6 @@
 
 use miette::Diagnostic;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
-use prost_reflect::DescriptorPool;
 use protox::file::{File, FileResolver, GoogleFileResolver};
 use std::{
     cell::{Cell, RefCell},
@@ -86,8 +85,8 @@ pub fn compiled(descriptor_set: &[u8]) -> Result<Compiled, SchemaSourceError> {
     let hint = "compile it with all imports included";
     let descriptor_set =
         without_comments(descriptor_set).map_err(|problem| one(format!("not a descriptor set: {problem}"), ""))?;
-    let pool = DescriptorPool::decode(descriptor_set.as_slice())
-        .map_err(|error| one(format!("not a usable descriptor set: {error:?}"), hint))?;
+    let pool = crate::descriptors::pool(&descriptor_set)
+        .map_err(|problem| one(format!("not a usable descriptor set: {problem}"), hint))?;
     let mut files: Vec<String> = pool.files().map(|file| file.name().to_owned()).collect();
     if files.is_empty() {
         return Err(one("the descriptor set is empty".to_owned(), ""));
