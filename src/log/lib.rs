@@ -1,1 +1,202 @@
+//! The log: the only truth of a store, behind one trait.
+//!
+//! ```text
+//!                    range.start                               range.end
+//!                        |                                         |
+//!   0   1   2   ...      n  n+1  n+2  ...                      e-1 v
+//!   [   trimmed away   ] [ durable records, each with its time and ] [ handed over, ... ]
+//!                        [ log digest; readers see exactly these   ] [ seen by nobody   ]
+//!                                  ^                               ^
+//!                            Reader::read goes on from here   Fence::At(e)
+//! ```
+//!
+//! What a caller may conclude:
+//! - `append` answered `Ok`: the bytes were handed over, and nothing more. They may come to stand on the log once, never,
+//!   or (after a retry somewhere below) more than once. Only reading one's own record back is an acknowledgement.
+//! - `append` answered an error: the bytes were certainly not handed over, save for [`LogError::Unsettled`], which says
+//!   that this cannot be told. Handing the same bytes over again is harmless, because the fold knows event ids.
+//! - A record came out of a reader: it is durable, and every reader of this log finds the same bytes, time and digest at
+//!   that position, for ever. Positions come without holes.
+//! - `range().end` moved past a position: the same. It may lag what a reader has already seen, never the other way for good.
+//! - Times do not decrease on a log whose clock is sane; nothing here relies on it, the fold takes the maximum.
+//!
+//! What nobody promises: an order between two appends of different threads, or how soon a record is visible. Ask with a
+//! deadline.
+//!
+//! Three logs pass the same [`conformance`] suite: [`memory`] for tests and simulations, [`file`](mod@file), and the one
+//! on a Kafka partition, which lives in a crate of its own.
 
+pub mod conformance;
+pub mod digest;
+pub mod file;
+pub mod memory;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use confold_model::ids::{Hash, Position, Time};
+
+/// One record as it stands on a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    pub position: Position,
+    /// Stamped by the log, not by who appended.
+    pub time: Time,
+    /// May be a part of a larger buffer: copy what is to be kept for long.
+    pub bytes: Bytes,
+    /// d(position), the log digest up to and including this record. A log that does not store digests computes them on
+    /// from a position whose digest it was given.
+    pub digest: Hash,
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "record {} at {} of {} bytes, d {}", self.position, self.time.0, self.bytes.len(), self.digest.short())
+    }
+}
+
+/// The positions that can be read: from `start` up to, not including, `end`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Range {
+    /// The first position that is still there; 0 until the log is trimmed.
+    pub start: Position,
+    /// The next position after the last durable record.
+    pub end: Position,
+}
+
+/// How a reader becomes sure that it has seen everything acknowledged so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fence {
+    /// Everything acknowledged to anybody before the call stands below this position.
+    At(Position),
+    /// This log cannot tell (its end may come from a deposed leader): append a record of one's own and wait to read it.
+    AppendAndWait,
+}
+
+/// An ordered, durable sequence of records. Shared between threads; no method but `close` waits for a disk or a network.
+pub trait Log: Send + Sync {
+    /// Identifies this one physical log: two logs never share it, and a log that was deleted and made anew has another.
+    fn transport_id(&self) -> [u8; 16];
+
+    /// What can be read now.
+    fn range(&self) -> Range;
+
+    /// Hands one record over. See the module's comment for what each answer means.
+    fn append(&self, record: Bytes) -> Result<(), LogError>;
+
+    /// A reader whose first record will be the one at `from`, which may be `range().end`: then it waits for it.
+    ///
+    /// `BelowStart` when it was trimmed away, `BeyondEnd` when the log is shorter than the caller believed: a log that lost
+    /// its end must not be mistaken for one that has nothing new.
+    fn reader(&self, from: Position) -> Result<Box<dyn Reader>, LogError>;
+
+    /// What a linearizable read has to wait for.
+    fn fence(&self) -> Result<Fence, LogError>;
+
+    /// `Ok` while appends can be expected to work, else the error that the next `append` would give.
+    fn health(&self) -> Result<(), LogError>;
+
+    /// Settles what was handed over, and lets go of files, locks and connections. Readers get what is durable, then
+    /// `Closed`. A second call does nothing.
+    fn close(&self);
+}
+
+/// Reads a log in order, from one thread.
+pub trait Reader: Send {
+    /// The next records in order, without holes: at least one and at most `max_records`, together at most `max_bytes`
+    /// unless the first alone is bigger. Waits up to `wait` for the first of them; empty when there was none. A
+    /// `max_records` of 0 counts as 1.
+    ///
+    /// After an error the reader stands where it stood: the same call may be made again, and skips nothing.
+    fn read(&mut self, max_records: usize, max_bytes: usize, wait: Duration) -> Result<Vec<Record>, LogError>;
+}
+
+/// Told apart by what the caller can do about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LogError {
+    /// Open it again.
+    #[error("the log is closed")]
+    Closed,
+
+    /// Use the process that owns the log.
+    #[error("the log in {folder} was opened for reading only")]
+    ReadOnly { folder: String },
+
+    /// Split it; this record can never be appended.
+    #[error("the record has {size} bytes, and the log takes at most {limit}")]
+    TooLarge { size: usize, limit: usize },
+
+    /// Slow down and try again soon.
+    #[error("{queued} bytes wait to be written, and the limit is {limit}: try again")]
+    Full { queued: usize, limit: usize },
+
+    /// Free some space; the log goes on by itself, without a restart.
+    #[error("no space is left for the log: {what}; free some, the log then goes on by itself")]
+    DiskFull { what: String },
+
+    /// Look for the record on the log, or hand the same bytes over again.
+    #[error("whether the record reached the log is not known: {cause}")]
+    Unsettled { cause: String },
+
+    /// Start from a snapshot.
+    #[error("position {asked} was trimmed away; the log starts at {start}")]
+    BelowStart { asked: Position, start: Position },
+
+    /// Stop: either the position is of another log, or this log lost its end.
+    #[error("position {asked} lies beyond the end of the log, {end}: it is another log, or it has lost records")]
+    BeyondEnd { asked: Position, end: Position },
+
+    /// Stop: this is not the log that the caller folded.
+    #[error("this is another log: {what}")]
+    Fenced { what: String },
+
+    /// Restore the named file from a copy, or take the records from another replica. Nothing was changed.
+    #[error("the log is damaged: {file}, byte {offset}, position {position}: {what}; nothing was changed, restore this file from a copy")]
+    Corrupt { file: String, offset: u64, position: Position, what: String },
+
+    /// Create it, or look in another folder.
+    #[error("there is no log in {folder}")]
+    Missing { folder: String },
+
+    /// Open it instead, or choose another folder.
+    #[error("there is a log in {folder} already")]
+    Exists { folder: String },
+
+    /// Stop the other process, or wait for it.
+    #[error("the log in {folder} is in use by {}", holder(.by))]
+    Locked { folder: String, by: Option<u32> },
+
+    /// Final: what stands on the disk is no longer known. Start the process anew.
+    #[error("{what}: {cause}")]
+    Failed { what: String, cause: Arc<std::io::Error> },
+}
+
+impl LogError {
+    /// `what` reads as "cannot <verb> <file>".
+    pub(crate) fn failed(what: impl Into<String>, cause: std::io::Error) -> LogError {
+        LogError::Failed { what: what.into(), cause: Arc::new(cause) }
+    }
+}
+
+fn holder(by: &Option<u32>) -> String {
+    match by {
+        Some(pid) => format!("process {pid}: stop it first"),
+        None => "another process: stop it first".to_owned(),
+    }
+}
+
+/// As many records as a caller asked for, and always one.
+pub(crate) fn budget(records: impl Iterator<Item = Record>, max_records: usize, max_bytes: usize) -> Vec<Record> {
+    let mut bytes = 0;
+    let mut taken = Vec::new();
+    for record in records {
+        bytes += record.bytes.len();
+        if !taken.is_empty() && (taken.len() >= max_records || bytes > max_bytes) {
+            break;
+        }
+        taken.push(record);
+    }
+    taken
+}

@@ -1,6 +1,7 @@
 //! Where immutable objects come from. The model re-hashes what it gets, so an implementation need not be trusted.
 
 use crate::ids::Hash;
+use crate::node::{ObjectRefused, decode};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -26,6 +27,11 @@ pub enum ObjectsErrorCause {
     Corrupt(String),
     #[error("cannot be read now: {0}")]
     Unavailable(String),
+}
+
+/// What one stored object points at, in its own order; a blob points at nothing. Refuses what is no object.
+pub fn references(bytes: &[u8]) -> Result<Vec<Hash>, ObjectRefused> {
+    decode(bytes).map(|object| object.references())
 }
 
 /// Holds nothing: for trees that live in memory alone.

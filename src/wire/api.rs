@@ -1,42 +1,56 @@
-//! The service's own messages in protobuf's JSON mapping: what HTTP speaks.
+//! What a caller can ask of a store, whether it runs in this process or behind a socket.
+//!
+//! One method per call of `service Store` in `proto/confold/v1/service.proto`, whose comments are the contract. A refusal
+//! is a `tonic::Status` that carries an `ErrorDetail` (`crate::status`), also in process, so that callers handle one kind
+//! of error. The replica's service, the embedded store and the remote client implement this trait; the gRPC and HTTP
+//! servers and the command line call it.
 
-use crate::{
-    FILE_DESCRIPTOR_SET,
-    dynamic::{DynamicError, Types},
-};
-use confold_model::code::Code;
-use prost::Message;
-use serde_json::Value as Json;
-use std::sync::LazyLock;
+use crate::pb;
+use async_trait::async_trait;
+use std::pin::Pin;
+use tonic::Status;
 
-/// A message of `pb` from its JSON form. In a `Value`, `json` may be the value itself instead of a string that holds it.
-///
-/// `name` is the message's full name, e.g. `confold.v1.GetRequest`.
-pub fn from_json<M: Message + Default>(name: &str, text: &str) -> Result<M, DynamicError> {
-    decode(name, &types()?.from_json(name, text)?)
-}
+/// A stream of answers, or of requests.
+pub type Stream<T> = Pin<Box<dyn tokio_stream::Stream<Item = T> + Send>>;
 
-/// The same from a value, for requests that are put together from a query string.
-pub fn from_json_value<M: Message + Default>(name: &str, value: &Json) -> Result<M, DynamicError> {
-    decode(name, &types()?.from_json_value(name, value)?)
-}
+#[async_trait]
+pub trait Api: Send + Sync + 'static {
+    async fn commit(&self, request: pb::CommitRequest) -> Result<pb::Decision, Status>;
 
-/// A message of `pb` in its JSON form, with field names as in the .proto; a value that is JSON stands there as such.
-pub fn to_json<M: Message>(name: &str, message: &M) -> Result<Json, DynamicError> {
-    types()?.to_json(name, &message.encode_to_vec())
-}
+    /// Ends when the requests end and all of them are answered; a request of the stream that fails ends it.
+    async fn commit_stream(
+        &self,
+        requests: Stream<Result<pb::CommitStreamRequest, Status>>,
+    ) -> Result<Stream<Result<pb::CommitStreamResponse, Status>>, Status>;
 
-/// The types of the service.
-pub fn types() -> Result<&'static Types, DynamicError> {
-    static TYPES: LazyLock<Result<Types, DynamicError>> = LazyLock::new(|| Types::of_service(FILE_DESCRIPTOR_SET));
-    TYPES.as_ref().map_err(Clone::clone)
-}
+    async fn outcome(&self, request: pb::OutcomeRequest) -> Result<pb::Decision, Status>;
+    async fn withdraw(&self, request: pb::WithdrawRequest) -> Result<pb::Decision, Status>;
 
-fn decode<M: Message + Default>(name: &str, bytes: &[u8]) -> Result<M, DynamicError> {
-    M::decode(bytes).map_err(|error| DynamicError {
-        code: Code::TypeMismatch,
-        at: String::new(),
-        problem: format!("not a {name}: {error}"),
-        hint: String::new(),
-    })
+    async fn get(&self, request: pb::GetRequest) -> Result<pb::GetResponse, Status>;
+    async fn list(&self, request: pb::ListRequest) -> Result<pb::ListResponse, Status>;
+    async fn list_stream(&self, request: pb::ListRequest) -> Result<Stream<Result<pb::ListResponse, Status>>, Status>;
+    async fn diff(&self, request: pb::DiffRequest) -> Result<pb::DiffResponse, Status>;
+    async fn diff_stream(&self, request: pb::DiffRequest) -> Result<Stream<Result<pb::DiffResponse, Status>>, Status>;
+
+    async fn log(&self, request: pb::LogRequest) -> Result<pb::LogResponse, Status>;
+    async fn show(&self, request: pb::ShowRequest) -> Result<pb::ShowResponse, Status>;
+    async fn tag(&self, request: pb::TagRequest) -> Result<pb::Decision, Status>;
+    async fn untag(&self, request: pb::UntagRequest) -> Result<pb::Decision, Status>;
+    async fn list_tags(&self, request: pb::ListTagsRequest) -> Result<pb::ListTagsResponse, Status>;
+
+    async fn push_schema(&self, request: pb::PushSchemaRequest) -> Result<pb::PushSchemaResponse, Status>;
+    async fn get_schema(&self, request: pb::GetSchemaRequest) -> Result<pb::GetSchemaResponse, Status>;
+
+    async fn prune(&self, request: pb::PruneRequest) -> Result<pb::Decision, Status>;
+    async fn get_retention(&self, request: pb::GetRetentionRequest) -> Result<pb::GetRetentionResponse, Status>;
+    async fn set_retention(&self, request: pb::SetRetentionRequest) -> Result<pb::Decision, Status>;
+    async fn activate(&self, request: pb::ActivateRequest) -> Result<pb::Decision, Status>;
+    async fn set_clock(&self, request: pb::SetClockRequest) -> Result<pb::Decision, Status>;
+    async fn sync(&self, request: pb::SyncRequest) -> Result<pb::SyncResponse, Status>;
+    async fn list_stores(&self, request: pb::ListStoresRequest) -> Result<pb::ListStoresResponse, Status>;
+    async fn status(&self, request: pb::StatusRequest) -> Result<pb::StatusResponse, Status>;
+    async fn export_log(
+        &self,
+        request: pb::ExportLogRequest,
+    ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status>;
 }

@@ -22,7 +22,10 @@ fn has_uninterpreted_options(message: &DynamicMessage) -> bool {
         field.name() == "uninterpreted_option"
             || match value {
                 Value::Message(inner) => has_uninterpreted_options(inner),
-                Value::List(items) => items.iter().filter_map(Value::as_message).any(has_uninterpreted_options),
+                Value::List(items) => items
+                    .iter()
+                    .filter_map(Value::as_message)
+                    .any(has_uninterpreted_options),
                 _ => false,
             }
     })

@@ -46,12 +46,18 @@ impl Types {
         let pool = crate::descriptors::pool(descriptor_set).map_err(|problem| {
             DynamicError::new(Code::SchemaInvalid, format!("not a usable descriptor set: {problem}"))
         })?;
-        Ok(Types { pool, inline_json: false })
+        Ok(Types {
+            pool,
+            inline_json: false,
+        })
     }
 
     /// The service's own messages, with values inline.
     pub(crate) fn of_service(descriptor_set: &[u8]) -> Result<Types, DynamicError> {
-        Ok(Types { inline_json: true, ..Types::new(descriptor_set)? })
+        Ok(Types {
+            inline_json: true,
+            ..Types::new(descriptor_set)?
+        })
     }
 
     pub fn pool(&self) -> &DescriptorPool {
@@ -61,7 +67,11 @@ impl Types {
     /// By full name, e.g. `voltha.Device`.
     pub fn message(&self, name: &str) -> Result<MessageDescriptor, DynamicError> {
         self.pool.get_message_by_name(name).ok_or_else(|| {
-            let known = self.pool.all_messages().map(|message| message.full_name().to_owned()).collect::<Vec<_>>();
+            let known = self
+                .pool
+                .all_messages()
+                .map(|message| message.full_name().to_owned())
+                .collect::<Vec<_>>();
             DynamicError {
                 hint: did_you_mean(name, known.iter().map(String::as_str)),
                 ..DynamicError::new(Code::NotFound, format!("the schema has no message {name}"))
@@ -88,11 +98,20 @@ impl Types {
     pub fn from_text(&self, message: &str, text: &str) -> Result<Vec<u8>, DynamicError> {
         let descriptor = self.message(message)?;
         if let Some(line) = nesting::deeper_than(text, MAX_NESTING, nesting::Comments::Text) {
-            return Err(DynamicError { at: format!("line {line}"), ..too_deep() });
+            return Err(DynamicError {
+                at: format!("line {line}"),
+                ..too_deep()
+            });
         }
         let read = DynamicMessage::parse_text_format(descriptor.clone(), text).map_err(|error| {
-            let at = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
-            DynamicError { at: at.map(|at| line_and_column(text, at)).unwrap_or_default(), ..text_error(&error) }
+            let at = error
+                .labels()
+                .and_then(|mut labels| labels.next())
+                .map(|label| label.offset());
+            DynamicError {
+                at: at.map(|at| line_and_column(text, at)).unwrap_or_default(),
+                ..text_error(&error)
+            }
         })?;
         Ok(encode::message(&read))
     }
@@ -101,13 +120,21 @@ impl Types {
     /// message of unknown type is shown by its bytes, never a reason to fail.
     pub fn to_json(&self, message: &str, bytes: &[u8]) -> Result<Json, DynamicError> {
         let decoded = self.decode(&self.message(message)?, bytes)?;
-        Ok(write::Writer { types: self, defaults: false }.message(&decoded, 1))
+        Ok(write::Writer {
+            types: self,
+            defaults: false,
+        }
+        .message(&decoded, 1))
     }
 
     /// The same with fields that are not set, at their defaults.
     pub fn to_json_with_defaults(&self, message: &str, bytes: &[u8]) -> Result<Json, DynamicError> {
         let decoded = self.decode(&self.message(message)?, bytes)?;
-        Ok(write::Writer { types: self, defaults: true }.message(&decoded, 1))
+        Ok(write::Writer {
+            types: self,
+            defaults: true,
+        }
+        .message(&decoded, 1))
     }
 
     /// Indented JSON text, without a line end.
@@ -151,7 +178,10 @@ impl Types {
             pb::Format::Text => Form::Text(self.to_text(message, bytes)?),
             pb::Format::Yaml => Form::Yaml(self.to_yaml(message, bytes)?),
         };
-        Ok(pb::Value { form: Some(form), r#type: message.to_owned() })
+        Ok(pb::Value {
+            form: Some(form),
+            r#type: message.to_owned(),
+        })
     }
 
     /// One field set from a word on a command line, as a document of the message: `location.site` and `berlin` give
@@ -159,16 +189,24 @@ impl Types {
     pub fn assign(&self, message: &str, field: &str, text: &str) -> Result<Json, DynamicError> {
         let (_, last) = self.field(message, field)?;
         let is_json = last.is_list() || last.is_map() || matches!(last.kind(), Kind::Message(_) | Kind::Bool);
-        let number = matches!(last.kind(), Kind::Enum(_)).then(|| text.parse::<i32>().ok()).flatten();
+        let number = matches!(last.kind(), Kind::Enum(_))
+            .then(|| text.parse::<i32>().ok())
+            .flatten();
         let value = if is_json {
             document::json(text).map_err(|error| {
                 let problem = format!("{text:?} is no JSON value: {}", error.problem);
-                DynamicError { at: field.to_owned(), problem, ..error }
+                DynamicError {
+                    at: field.to_owned(),
+                    problem,
+                    ..error
+                }
             })?
         } else {
             number.map_or_else(|| Json::String(text.to_owned()), Json::from)
         };
-        let document = field.rsplit('.').fold(value, |value, name| Json::from_iter([(name.to_owned(), value)]));
+        let document = field
+            .rsplit('.')
+            .fold(value, |value, name| Json::from_iter([(name.to_owned(), value)]));
         self.from_json_value(message, &document)?;
         Ok(document)
     }
@@ -190,7 +228,10 @@ impl Types {
                 Kind::Message(next) if !found.is_list() && !found.is_map() => next,
                 _ => {
                     let problem = "only the fields of a single message have names of their own".to_owned();
-                    return Err(DynamicError { at: walked, ..DynamicError::new(Code::TypeMismatch, problem) });
+                    return Err(DynamicError {
+                        at: walked,
+                        ..DynamicError::new(Code::TypeMismatch, problem)
+                    });
                 }
             };
         }
@@ -211,7 +252,12 @@ impl Types {
 
 impl DynamicError {
     fn new(code: Code, problem: String) -> DynamicError {
-        DynamicError { code, at: String::new(), problem, hint: String::new() }
+        DynamicError {
+            code,
+            at: String::new(),
+            problem,
+            hint: String::new(),
+        }
     }
 }
 
@@ -232,7 +278,14 @@ fn text_error(error: &prost_reflect::text_format::ParseError) -> DynamicError {
     let problem = error.to_string();
     // The parser's errors are told apart by their words only.
     let unknown = problem.starts_with("field '") && problem.contains("not found for message");
-    DynamicError::new(if unknown { Code::UnknownField } else { Code::TypeMismatch }, problem)
+    DynamicError::new(
+        if unknown {
+            Code::UnknownField
+        } else {
+            Code::TypeMismatch
+        },
+        problem,
+    )
 }
 
 fn too_deep() -> DynamicError {

@@ -9,7 +9,9 @@ use std::{cell::Cell, fmt};
 pub(super) fn json(text: &str) -> Result<Value, DynamicError> {
     let mut source = serde_json::Deserializer::from_str(text);
     // Our own bound is tighter and says so in its own words.
-    let value = Strict::new(text).deserialize(&mut source).and_then(|value| source.end().map(|()| value));
+    let value = Strict::new(text)
+        .deserialize(&mut source)
+        .and_then(|value| source.end().map(|()| value));
     value.map_err(|error| {
         let at = format!("line {} column {}", error.line(), error.column());
         failure(at.clone(), error.to_string().replace(&format!(" at {at}"), ""))
@@ -17,10 +19,15 @@ pub(super) fn json(text: &str) -> Result<Value, DynamicError> {
 }
 
 pub(super) fn yaml(text: &str) -> Result<Value, DynamicError> {
-    Strict::new(text).deserialize(serde_yaml_ng::Deserializer::from_str(text)).map_err(|error| {
-        let place = error.location().map(|at| format!("line {} column {}", at.line(), at.column())).unwrap_or_default();
-        failure(place.clone(), error.to_string().replace(&format!(" at {place}"), ""))
-    })
+    Strict::new(text)
+        .deserialize(serde_yaml_ng::Deserializer::from_str(text))
+        .map_err(|error| {
+            let place = error
+                .location()
+                .map(|at| format!("line {} column {}", at.line(), at.column()))
+                .unwrap_or_default();
+            failure(place.clone(), error.to_string().replace(&format!(" at {place}"), ""))
+        })
 }
 
 fn failure(at: String, problem: String) -> DynamicError {
@@ -29,7 +36,10 @@ fn failure(at: String, problem: String) -> DynamicError {
     } else {
         Code::TypeMismatch
     };
-    DynamicError { at, ..DynamicError::new(code, problem) }
+    DynamicError {
+        at,
+        ..DynamicError::new(code, problem)
+    }
 }
 
 const TOO_DEEP: &str = "nested deeper than";
@@ -52,7 +62,10 @@ impl Strict<'_> {
         if self.depth == MAX_NESTING {
             return Err(E::custom(format!("{TOO_DEEP} {MAX_NESTING}")));
         }
-        Ok(Strict { depth: self.depth + 1, ..self })
+        Ok(Strict {
+            depth: self.depth + 1,
+            ..self
+        })
     }
 
     fn count<E: Error>(self) -> Result<(), E> {
@@ -68,7 +81,11 @@ struct StrictRoot {
 
 impl StrictRoot {
     fn deserialize<'de, D: Deserializer<'de>>(self, source: D) -> Result<Value, D::Error> {
-        Strict { depth: 0, left: &Cell::new(self.left) }.deserialize(source)
+        Strict {
+            depth: 0,
+            left: &Cell::new(self.left),
+        }
+        .deserialize(source)
     }
 }
 
@@ -114,10 +131,8 @@ impl<'de> Visitor<'de> for Strict<'_> {
 
     // YAML has numbers that JSON has not; the JSON mapping writes them as strings.
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(serde_json::Number::from_f64(value).map_or_else(
-            || Value::String(super::write::special(value).to_owned()),
-            Value::Number,
-        ))
+        Ok(serde_json::Number::from_f64(value)
+            .map_or_else(|| Value::String(super::write::special(value).to_owned()), Value::Number))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {

@@ -15,7 +15,9 @@ pub(super) fn message(message: &DynamicMessage) -> Vec<u8> {
                 items.iter().for_each(|item| bare(&field.kind(), item, &mut packed));
                 delimited(number, &packed, &mut out);
             }
-            Value::List(items) => items.iter().for_each(|item| tagged(number, &field.kind(), item, &mut out)),
+            Value::List(items) => items
+                .iter()
+                .for_each(|item| tagged(number, &field.kind(), item, &mut out)),
             Value::Map(entries) => {
                 let Kind::Message(entry) = field.kind() else { continue };
                 let (key_kind, value_kind) = (entry.map_entry_key_field().kind(), entry.map_entry_value_field().kind());

@@ -24,10 +24,14 @@ pub(super) fn message(
 
 /// A field by either of its names.
 pub(super) fn field(descriptor: &MessageDescriptor, name: &str, at: &str) -> Result<FieldDescriptor, DynamicError> {
-    let found = descriptor.get_field_by_name(name).or_else(|| descriptor.get_field_by_json_name(name));
+    let found = descriptor
+        .get_field_by_name(name)
+        .or_else(|| descriptor.get_field_by_json_name(name));
     found.ok_or_else(|| {
-        let mut names: Vec<(u32, String)> =
-            descriptor.fields().map(|field| (field.number(), field.name().to_owned())).collect();
+        let mut names: Vec<(u32, String)> = descriptor
+            .fields()
+            .map(|field| (field.number(), field.name().to_owned()))
+            .collect();
         names.sort();
         let mut hint = did_you_mean(name, names.iter().map(|(_, name)| name.as_str()));
         if hint.is_empty() {
@@ -40,7 +44,10 @@ pub(super) fn field(descriptor: &MessageDescriptor, name: &str, at: &str) -> Res
         DynamicError {
             at: at.to_owned(),
             hint,
-            ..DynamicError::new(Code::UnknownField, format!("{} has no field {name:?}", descriptor.full_name()))
+            ..DynamicError::new(
+                Code::UnknownField,
+                format!("{} has no field {name:?}", descriptor.full_name()),
+            )
         }
     })
 }
@@ -103,11 +110,17 @@ impl Place {
             }
             at.push_str(step);
         }
-        DynamicError { at, ..DynamicError::new(code, problem) }
+        DynamicError {
+            at,
+            ..DynamicError::new(code, problem)
+        }
     }
 
     fn mismatch(&self, expected: &str, found: &Json) -> DynamicError {
-        self.error(Code::TypeMismatch, format!("expected {expected}, found {}", describe(found)))
+        self.error(
+            Code::TypeMismatch,
+            format!("expected {expected}, found {}", describe(found)),
+        )
     }
 }
 
@@ -124,11 +137,15 @@ impl Reader<'_> {
         at.depth += 1;
         let read = match (descriptor.full_name(), value) {
             ("google.protobuf.Any", Json::Object(map)) => self.any(descriptor, map, at)?,
-            ("google.protobuf.Timestamp" | "google.protobuf.Duration" | "google.protobuf.FieldMask", Json::String(_)) => {
-                DynamicMessage::deserialize(descriptor.clone(), value).map_err(|error| {
-                    at.error(Code::TypeMismatch, format!("{} is no {}: {error}", describe(value), descriptor.name()))
-                })?
-            }
+            (
+                "google.protobuf.Timestamp" | "google.protobuf.Duration" | "google.protobuf.FieldMask",
+                Json::String(_),
+            ) => DynamicMessage::deserialize(descriptor.clone(), value).map_err(|error| {
+                at.error(
+                    Code::TypeMismatch,
+                    format!("{} is no {}: {error}", describe(value), descriptor.name()),
+                )
+            })?,
             ("google.protobuf.Struct" | "google.protobuf.ListValue" | "google.protobuf.Value", _) => {
                 DynamicMessage::deserialize(descriptor.clone(), value)
                     .map_err(|error| at.error(Code::TypeMismatch, error.to_string()))?
@@ -171,7 +188,9 @@ impl Reader<'_> {
         let read = if field.is_map() {
             self.map(&field, value, at)?
         } else if field.is_list() {
-            let Json::Array(items) = value else { return Err(at.mismatch("a list", value)) };
+            let Json::Array(items) = value else {
+                return Err(at.mismatch("a list", value));
+            };
             let mut list = Vec::with_capacity(items.len());
             for (index, item) in items.iter().enumerate() {
                 at.enter(format!("[{index}]"));
@@ -185,14 +204,24 @@ impl Reader<'_> {
             self.single(&field.kind(), value, at)?
         };
         let other = field.containing_oneof().and_then(|oneof| {
-            let other = oneof.fields().find(|other| *other != field && message.has_field(other))?;
-            Some(format!("{} and {} are alternatives of {}: set one", other.name(), field.name(), oneof.name()))
+            let other = oneof
+                .fields()
+                .find(|other| *other != field && message.has_field(other))?;
+            Some(format!(
+                "{} and {} are alternatives of {}: set one",
+                other.name(),
+                field.name(),
+                oneof.name()
+            ))
         });
         if let Some(problem) = other {
             return Err(at.error(Code::TypeMismatch, problem));
         }
         if message.has_field(&field) {
-            return Err(at.error(Code::TypeMismatch, format!("{} is set twice, under both of its names", field.name())));
+            return Err(at.error(
+                Code::TypeMismatch,
+                format!("{} is set twice, under both of its names", field.name()),
+            ));
         }
         message.set_field(&field, read);
         at.leave();
@@ -200,8 +229,12 @@ impl Reader<'_> {
     }
 
     fn map(&self, field: &FieldDescriptor, value: &Json, at: &mut Place) -> Result<Value, DynamicError> {
-        let Kind::Message(entry) = field.kind() else { return Err(at.mismatch("a map", value)) };
-        let Json::Object(entries) = value else { return Err(at.mismatch("a map", value)) };
+        let Kind::Message(entry) = field.kind() else {
+            return Err(at.mismatch("a map", value));
+        };
+        let Json::Object(entries) = value else {
+            return Err(at.mismatch("a map", value));
+        };
         let (key_kind, value_kind) = (entry.map_entry_key_field().kind(), entry.map_entry_value_field().kind());
         let mut map = HashMap::with_capacity(entries.len());
         for (text, value) in entries {
@@ -228,7 +261,10 @@ impl Reader<'_> {
                 Json::String(value) => Value::String(value.clone()),
                 found @ (Json::Number(_) | Json::Bool(_)) => {
                     let hint = "put quotes around it".to_owned();
-                    return Err(DynamicError { hint, ..at.mismatch("text", found) });
+                    return Err(DynamicError {
+                        hint,
+                        ..at.mismatch("text", found)
+                    });
                 }
                 found => return Err(at.mismatch("text", found)),
             },
@@ -267,12 +303,17 @@ impl Reader<'_> {
             None => {
                 let hint = "as in \"type.googleapis.com/voltha.Device\"".to_owned();
                 let problem = "a packed message needs its \"@type\"".to_owned();
-                return Err(DynamicError { hint, ..at.error(Code::TypeMismatch, problem) });
+                return Err(DynamicError {
+                    hint,
+                    ..at.error(Code::TypeMismatch, problem)
+                });
             }
         };
         let mut rest = map.clone();
         rest.shift_remove("@type");
-        let known = type_url.contains('/').then(|| self.types.pool().get_message_by_name(type_name(&type_url)));
+        let known = type_url
+            .contains('/')
+            .then(|| self.types.pool().get_message_by_name(type_name(&type_url)));
         let packed = match (map.get("@bytes"), known.flatten()) {
             (Some(Json::String(text)), _) if rest.len() == 1 => base64(text, at)?,
             (Some(_), _) => {
@@ -283,7 +324,10 @@ impl Reader<'_> {
             (None, None) => {
                 let hint = "give its encoded bytes in base64 as \"@bytes\"".to_owned();
                 let problem = format!("the schema has no message {:?}", type_name(&type_url));
-                return Err(DynamicError { hint, ..at.error(Code::TypeMismatch, problem) });
+                return Err(DynamicError {
+                    hint,
+                    ..at.error(Code::TypeMismatch, problem)
+                });
             }
             (None, Some(known)) => {
                 let inner = if has_short_form(known.full_name()) {
@@ -315,13 +359,28 @@ fn takes_null(field: &FieldDescriptor) -> bool {
 
 fn enumeration(descriptor: &EnumDescriptor, value: &Json, at: &Place) -> Result<i32, DynamicError> {
     let unknown = |written: &str, problem: String| DynamicError {
-        hint: match did_you_mean(written, descriptor.values().map(|value| value.name().to_owned()).collect::<Vec<_>>().iter().map(String::as_str)) {
+        hint: match did_you_mean(
+            written,
+            descriptor
+                .values()
+                .map(|value| value.name().to_owned())
+                .collect::<Vec<_>>()
+                .iter()
+                .map(String::as_str),
+        ) {
             hint if !hint.is_empty() => hint,
             _ => {
-                let names: Vec<(u32, String)> =
-                    descriptor.values().take(12).map(|value| (0, value.name().to_owned())).collect();
+                let names: Vec<(u32, String)> = descriptor
+                    .values()
+                    .take(12)
+                    .map(|value| (0, value.name().to_owned()))
+                    .collect();
                 let more = descriptor.values().len().saturating_sub(names.len());
-                let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+                let more = if more == 0 {
+                    String::new()
+                } else {
+                    format!(" and {more} more")
+                };
                 format!("it has {}{more}", join_names(&names))
             }
         },
@@ -331,7 +390,10 @@ fn enumeration(descriptor: &EnumDescriptor, value: &Json, at: &Place) -> Result<
         Json::Null if descriptor.full_name() == "google.protobuf.NullValue" => Ok(0),
         Json::String(name) => match descriptor.get_value_by_name(name) {
             Some(value) => Ok(value.number()),
-            None => Err(unknown(name, format!("{} has no value {name:?}", descriptor.full_name()))),
+            None => Err(unknown(
+                name,
+                format!("{} has no value {name:?}", descriptor.full_name()),
+            )),
         },
         Json::Number(_) => {
             let number: i32 = integer(value, at)?;
@@ -356,9 +418,16 @@ fn integer<T: TryFrom<i128> + Bounds>(value: &Json, at: &Place) -> Result<T, Dyn
         Json::String(text) => text.parse().ok(),
         _ => None,
     };
-    let Some(number) = number else { return Err(at.mismatch("a whole number", value)) };
+    let Some(number) = number else {
+        return Err(at.mismatch("a whole number", value));
+    };
     T::try_from(number).map_err(|_| {
-        let problem = format!("{number} is out of range: {} has {} to {}", T::NAME, T::LEAST, T::GREATEST);
+        let problem = format!(
+            "{number} is out of range: {} has {} to {}",
+            T::NAME,
+            T::LEAST,
+            T::GREATEST
+        );
         at.error(Code::TypeMismatch, problem)
     })
 }
@@ -381,7 +450,10 @@ macro_rules! bounds {
 bounds! { i32, "an integer of 32 bits"; u32, "an unsigned integer of 32 bits"; i64, "an integer of 64 bits"; u64, "an unsigned integer of 64 bits"; }
 
 fn exact(number: &Number) -> Option<i128> {
-    number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))
+    number
+        .as_i64()
+        .map(i128::from)
+        .or_else(|| number.as_u64().map(i128::from))
 }
 
 fn float(value: &Json, at: &Place) -> Result<f64, DynamicError> {
@@ -392,7 +464,9 @@ fn float(value: &Json, at: &Place) -> Result<f64, DynamicError> {
             "Infinity" => Some(f64::INFINITY),
             "-Infinity" => Some(f64::NEG_INFINITY),
             // What Rust reads beyond numbers, such as "inf", has letters only.
-            text if text.contains(|char: char| char.is_ascii_digit()) => text.parse().ok().filter(|n: &f64| n.is_finite()),
+            text if text.contains(|char: char| char.is_ascii_digit()) => {
+                text.parse().ok().filter(|n: &f64| n.is_finite())
+            }
             _ => None,
         },
         _ => None,
@@ -405,8 +479,14 @@ fn base64(text: &str, at: &Place) -> Result<Vec<u8>, DynamicError> {
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, CONFIG);
     const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, CONFIG);
-    let engine = if text.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
-    engine.decode(text).map_err(|error| at.error(Code::TypeMismatch, format!("not base64: {error}")))
+    let engine = if text.contains(['-', '_']) {
+        &URL_SAFE
+    } else {
+        &STANDARD
+    };
+    engine
+        .decode(text)
+        .map_err(|error| at.error(Code::TypeMismatch, format!("not base64: {error}")))
 }
 
 fn map_key(kind: &Kind, text: &str, at: &Place) -> Result<MapKey, DynamicError> {
@@ -445,5 +525,9 @@ fn describe(value: &Json) -> String {
 }
 
 fn join_names(names: &[(u32, String)]) -> String {
-    names.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(|(_, name)| name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -48,17 +48,28 @@ impl Writer<'_> {
             fields.extend(unset);
             fields.sort_by_key(|(field, _)| field.number());
         }
-        fields.into_iter().map(|(field, value)| (field.name().to_owned(), self.field(&field, &value, depth))).collect()
+        fields
+            .into_iter()
+            .map(|(field, value)| (field.name().to_owned(), self.field(&field, &value, depth)))
+            .collect()
     }
 
     fn field(&self, field: &FieldDescriptor, value: &Value, depth: u32) -> Json {
         match value {
-            Value::List(items) => items.iter().map(|item| self.single(&field.kind(), item, depth)).collect(),
+            Value::List(items) => items
+                .iter()
+                .map(|item| self.single(&field.kind(), item, depth))
+                .collect(),
             Value::Map(entries) => {
-                let Kind::Message(entry) = field.kind() else { return Json::Null };
+                let Kind::Message(entry) = field.kind() else {
+                    return Json::Null;
+                };
                 let kind = entry.map_entry_value_field().kind();
                 let entries: BTreeMap<_, _> = entries.iter().collect();
-                entries.into_iter().map(|(key, value)| (map_key(key), self.single(&kind, value, depth))).collect()
+                entries
+                    .into_iter()
+                    .map(|(key, value)| (map_key(key), self.single(&kind, value, depth)))
+                    .collect()
             }
             Value::String(text) if self.types.inline_json && read::is_inline_json(field) => {
                 serde_json::from_str(text).unwrap_or_else(|_| Json::String(text.clone()))
@@ -82,9 +93,9 @@ impl Writer<'_> {
             Value::Bytes(value) => Json::String(BASE64_STANDARD.encode(value)),
             Value::EnumNumber(number) => match kind {
                 Kind::Enum(kind) if kind.full_name() == "google.protobuf.NullValue" => Json::Null,
-                Kind::Enum(kind) => {
-                    kind.get_value(*number).map_or((*number).into(), |value| Json::String(value.name().to_owned()))
-                }
+                Kind::Enum(kind) => kind
+                    .get_value(*number)
+                    .map_or((*number).into(), |value| Json::String(value.name().to_owned())),
                 _ => (*number).into(),
             },
             Value::Message(value) => self.message(value, depth + 1),
@@ -96,7 +107,9 @@ impl Writer<'_> {
     /// Opened where its type is known and the opened form leads back to the very same bytes; else shown by its bytes
     /// (E5): they are opaque to the store, and reading a value to edit it must not change them.
     fn any(&self, message: &DynamicMessage, depth: u32) -> Json {
-        let Ok(any) = message.transcode_to::<prost_types::Any>() else { return Json::Null };
+        let Ok(any) = message.transcode_to::<prost_types::Any>() else {
+            return Json::Null;
+        };
         let mut map = Map::new();
         if any.type_url.is_empty() && any.value.is_empty() {
             return Json::Object(map);
@@ -126,7 +139,13 @@ impl Writer<'_> {
         }
         let descriptor = self.types.pool().get_message_by_name(read::type_name(&any.type_url))?;
         let payload = DynamicMessage::decode(descriptor, any.value.as_slice()).ok()?;
-        Some(Writer { defaults: false, ..*self }.message(&payload, depth + 1))
+        Some(
+            Writer {
+                defaults: false,
+                ..*self
+            }
+            .message(&payload, depth + 1),
+        )
     }
 }
 
@@ -178,7 +197,10 @@ fn plain(message: &DynamicMessage) -> Json {
         }
     }
     fn fields(map: &prost_types::Struct) -> Json {
-        map.fields.iter().map(|(key, value)| (key.clone(), item(value))).collect()
+        map.fields
+            .iter()
+            .map(|(key, value)| (key.clone(), item(value)))
+            .collect()
     }
     let bytes = encode::message(message);
     match message.descriptor().full_name() {
@@ -235,7 +257,10 @@ fn text_field(name: &str, kind: &Kind, value: &Value, indent: usize, out: &mut S
         Value::Bytes(value) => text_string(value.iter().map(|byte| ascii(*byte)), out),
         Value::EnumNumber(number) => match kind {
             Kind::Enum(kind) if kind.get_value(*number).is_some() => {
-                let name = kind.get_value(*number).map(|value| value.name().to_owned()).unwrap_or_default();
+                let name = kind
+                    .get_value(*number)
+                    .map(|value| value.name().to_owned())
+                    .unwrap_or_default();
                 writeln!(out, ": {name}")
             }
             _ => writeln!(out, ": {number}"),
@@ -254,7 +279,11 @@ fn text_float(value: f64, shortest: fmt::Arguments<'_>, out: &mut String) -> fmt
 }
 
 fn ascii(byte: u8) -> Result<char, u8> {
-    if byte.is_ascii() { Ok(char::from(byte)) } else { Err(byte) }
+    if byte.is_ascii() {
+        Ok(char::from(byte))
+    } else {
+        Err(byte)
+    }
 }
 
 fn text_string(chars: impl Iterator<Item = Result<char, u8>>, out: &mut String) -> fmt::Result {

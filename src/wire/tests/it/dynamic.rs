@@ -20,7 +20,9 @@ fn types() -> Types {
 
 /// The bytes of a document, after checking that every form leads back to them.
 fn round(types: &Types, json: &str) -> Vec<u8> {
-    let bytes = types.from_json(ALL, json).unwrap_or_else(|error| panic!("{json}: {error}"));
+    let bytes = types
+        .from_json(ALL, json)
+        .unwrap_or_else(|error| panic!("{json}: {error}"));
     for shown in [types.to_json(ALL, &bytes), types.to_json_with_defaults(ALL, &bytes)] {
         let shown = shown.unwrap();
         assert_eq!(types.from_json_value(ALL, &shown).as_ref(), Ok(&bytes), "{shown}");
@@ -79,13 +81,29 @@ fn both_names_of_a_field_and_all_spellings_of_a_number_mean_the_same() {
             assert_eq!(types.from_json(ALL, document).as_ref(), Ok(&bytes), "{document}");
         }
     };
-    same(&[r#"{"an_int32": 5}"#, r#"{"anInt32": 5}"#, r#"{"an_int32": "5"}"#, r#"{"an_int32": 5.0}"#, r#"{"an_int32": 0.5e1}"#]);
+    same(&[
+        r#"{"an_int32": 5}"#,
+        r#"{"anInt32": 5}"#,
+        r#"{"an_int32": "5"}"#,
+        r#"{"an_int32": 5.0}"#,
+        r#"{"an_int32": 0.5e1}"#,
+    ]);
     same(&[r#"{"colour": "BLUE"}"#, r#"{"colour": 7}"#]);
-    same(&[r#"{"some_bytes": "+/8="}"#, r#"{"some_bytes": "-_8"}"#, r#"{"some_bytes": "-_8="}"#]);
+    same(&[
+        r#"{"some_bytes": "+/8="}"#,
+        r#"{"some_bytes": "-_8"}"#,
+        r#"{"some_bytes": "-_8="}"#,
+    ]);
     same(&[r#"{"a_double": 0.5}"#, r#"{"a_double": "0.5"}"#]);
     // Set to its default, or to nothing: not set.
-    same(&["{}", r#"{"a_string": "", "an_int32": 0, "a_double": 0.0, "numbers": [], "by_word": {}, "colour": "NONE"}"#]);
-    same(&["{}", r#"{"a_string": null, "nested": null, "maybe": null, "numbers": null, "wrapped_string": null}"#]);
+    same(&[
+        "{}",
+        r#"{"a_string": "", "an_int32": 0, "a_double": 0.0, "numbers": [], "by_word": {}, "colour": "NONE"}"#,
+    ]);
+    same(&[
+        "{}",
+        r#"{"a_string": null, "nested": null, "maybe": null, "numbers": null, "wrapped_string": null}"#,
+    ]);
     // The order in which things are written does not matter.
     same(&[
         r#"{"a_double": 1, "an_int32": 2, "by_word": {"a": 1, "b": 2}}"#,
@@ -95,7 +113,12 @@ fn both_names_of_a_field_and_all_spellings_of_a_number_mean_the_same() {
 
 #[test]
 fn bytes_come_out_in_a_fixed_order_with_defaults_left_out() {
-    let bytes = types().from_json(ALL, r#"{"by_word": {"b": 2, "a": 0}, "numbers": [1, -1], "an_int32": 1}"#).unwrap();
+    let bytes = types()
+        .from_json(
+            ALL,
+            r#"{"by_word": {"b": 2, "a": 0}, "numbers": [1, -1], "an_int32": 1}"#,
+        )
+        .unwrap();
     let expected: &[u8] = &[
         0x18, 0x01, // an_int32
         0xa2, 0x01, 0x0b, 0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, // numbers, packed
@@ -123,7 +146,8 @@ fn json_is_printed_by_field_number_with_names_as_in_the_proto() {
             "a": 1,
             "b": 2
           }
-        }"#]].assert_eq(&types.to_json_pretty(ALL, &bytes).unwrap());
+        }"#]]
+    .assert_eq(&types.to_json_pretty(ALL, &bytes).unwrap());
     expect![[r#"
         a_float: 0.1
         an_int64: '5'
@@ -134,7 +158,8 @@ fn json_is_printed_by_field_number_with_names_as_in_the_proto() {
         by_word:
           a: 1
           b: 2
-    "#]].assert_eq(&types.to_yaml(ALL, &bytes).unwrap());
+    "#]]
+    .assert_eq(&types.to_yaml(ALL, &bytes).unwrap());
     expect![[r#"
         a_float: 0.1
         an_int64: 5
@@ -149,7 +174,8 @@ fn json_is_printed_by_field_number_with_names_as_in_the_proto() {
           key: "b"
           value: 2
         }
-    "#]].assert_eq(&types.to_text(ALL, &bytes).unwrap());
+    "#]]
+    .assert_eq(&types.to_text(ALL, &bytes).unwrap());
 }
 
 #[test]
@@ -423,7 +449,10 @@ fn packed_messages_nest_without_end_and_are_shown_to_a_bounded_depth() {
     let mut any = Any::default();
     for _ in 0..1_000 {
         let inner = any.encode_to_vec();
-        any = Any { type_url: "type.googleapis.com/google.protobuf.Any".to_owned(), value: inner };
+        any = Any {
+            type_url: "type.googleapis.com/google.protobuf.Any".to_owned(),
+            value: inner,
+        };
     }
     let mut bytes = vec![0xf2, 0x01];
     prost::encoding::encode_varint(any.encoded_len() as u64, &mut bytes);
@@ -439,7 +468,10 @@ fn a_packed_message_is_opened_only_where_that_keeps_its_bytes() {
     use prost::Message;
     let types = types();
     let shown = |type_url: &str, value: &[u8]| {
-        let any = Any { type_url: type_url.to_owned(), value: value.to_vec() };
+        let any = Any {
+            type_url: type_url.to_owned(),
+            value: value.to_vec(),
+        };
         let mut bytes = vec![0xf2, 0x01];
         prost::encoding::encode_varint(any.encoded_len() as u64, &mut bytes);
         any.encode(&mut bytes).unwrap();
@@ -453,7 +485,10 @@ fn a_packed_message_is_opened_only_where_that_keeps_its_bytes() {
     for odd in [&[0x18, 0x81, 0x00][..], &[0x18, 0x00], &[0xf8, 0x7f, 0x01], &[0xff]] {
         assert!(shown(all, odd)["@bytes"].is_string(), "{odd:?}");
     }
-    assert_eq!(shown("type.googleapis.com/no.Such", &[1]), json!({"@type": "type.googleapis.com/no.Such", "@bytes": "AQ=="}));
+    assert_eq!(
+        shown("type.googleapis.com/no.Such", &[1]),
+        json!({"@type": "type.googleapis.com/no.Such", "@bytes": "AQ=="})
+    );
     assert_eq!(shown("", &[1]), json!({"@type": "", "@bytes": "AQ=="}));
 }
 
@@ -476,7 +511,10 @@ fn what_has_no_short_form_is_shown_in_a_long_one() {
 #[test]
 fn values_of_the_api_are_checked_against_what_belongs_at_the_path() {
     let types = types();
-    let value = |form, name: &str| pb::Value { form, r#type: name.to_owned() };
+    let value = |form, name: &str| pb::Value {
+        form,
+        r#type: name.to_owned(),
+    };
     let expected = types.from_json(ALL, r#"{"an_int32": 1}"#).unwrap();
     for form in [
         Form::Proto(expected.clone().into()),
@@ -485,12 +523,18 @@ fn values_of_the_api_are_checked_against_what_belongs_at_the_path() {
         Form::Yaml("an_int32: 1".to_owned()),
     ] {
         for name in ["", ALL] {
-            assert_eq!(types.from_value(ALL, &value(Some(form.clone()), name)).unwrap(), expected);
+            assert_eq!(
+                types.from_value(ALL, &value(Some(form.clone()), name)).unwrap(),
+                expected
+            );
         }
         // U2, A4
         let refused = types.from_value(ALL, &value(Some(form), "kinds.Other")).unwrap_err();
         assert_eq!(refused.code, Code::TypeMismatch);
-        assert_eq!(refused.to_string(), "a kinds.All belongs here, the value is a kinds.Other");
+        assert_eq!(
+            refused.to_string(),
+            "a kinds.All belongs here, the value is a kinds.Other"
+        );
     }
     assert!(types.from_value(ALL, &value(None, "")).unwrap().is_empty());
     for format in [pb::Format::Proto, pb::Format::Json, pb::Format::Text, pb::Format::Yaml] {
@@ -499,7 +543,13 @@ fn values_of_the_api_are_checked_against_what_belongs_at_the_path() {
         assert_eq!(types.from_value(ALL, &shown).unwrap(), expected);
     }
     let unknown = types.from_json("kinds.Al", "{}").unwrap_err();
-    assert_eq!((unknown.code, unknown.to_string()), (Code::NotFound, "the schema has no message kinds.Al (did you mean kinds.All?)".to_owned()));
+    assert_eq!(
+        (unknown.code, unknown.to_string()),
+        (
+            Code::NotFound,
+            "the schema has no message kinds.Al (did you mean kinds.All?)".to_owned()
+        )
+    );
 }
 
 #[test]
@@ -508,7 +558,11 @@ fn a_word_on_a_command_line_becomes_the_value_of_its_field() {
     let cases = [
         ("a_string", "5", json!({"a_string": "5"})),
         ("an_int32", "5", json!({"an_int32": "5"})),
-        ("nested.nested.a_bool", "true", json!({"nested": {"nested": {"a_bool": true}}})),
+        (
+            "nested.nested.a_bool",
+            "true",
+            json!({"nested": {"nested": {"a_bool": true}}}),
+        ),
         ("colour", "RED", json!({"colour": "RED"})),
         ("colour", "7", json!({"colour": 7})),
         ("a_double", "0.5", json!({"a_double": "0.5"})),
@@ -541,7 +595,10 @@ fn a_word_on_a_command_line_becomes_the_value_of_its_field() {
         many.a_string=x: many: only the fields of a single message have names of their own
         a_string.x=x: a_string: only the fields of a single message have names of their own
         =x: kinds.All has no field "" (it has a_double, a_float, an_int32, an_int64, a_uint32, a_uint64, a_sint32, a_sint64, a_fixed32, a_fixed64, an_sfixed32, an_sfixed64 and 28 more)"#]].assert_eq(&refusals.join("\n"));
-    assert_eq!(types.field(ALL, "nested.shape.a_string").map(|(numbers, _)| numbers), Ok(vec![18, 28, 14]));
+    assert_eq!(
+        types.field(ALL, "nested.shape.a_string").map(|(numbers, _)| numbers),
+        Ok(vec![18, 28, 14])
+    );
 }
 
 #[test]
@@ -549,20 +606,54 @@ fn no_document_and_no_bytes_make_it_panic() {
     use proptest::prelude::*;
     let types = types();
     let pieces = prop::sample::select(vec![
-        "{", "}", "[", "]", ":", ",", "\"", "'", "nested", "any", "@type", "@bytes", "type.googleapis.com/kinds.All", "1",
-        "-", "1e9", "null", "true", "by_number", "time", "&a ", "*a ", "\n", " ", "\\", "<", ">", "value", "#", "- ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "\"",
+        "'",
+        "nested",
+        "any",
+        "@type",
+        "@bytes",
+        "type.googleapis.com/kinds.All",
+        "1",
+        "-",
+        "1e9",
+        "null",
+        "true",
+        "by_number",
+        "time",
+        "&a ",
+        "*a ",
+        "\n",
+        " ",
+        "\\",
+        "<",
+        ">",
+        "value",
+        "#",
+        "- ",
     ]);
     let documents = prop::collection::vec(pieces, 0..30).prop_map(|pieces| pieces.concat());
     let mut runner = proptest::test_runner::TestRunner::default();
     runner
-        .run(&(documents, prop::collection::vec(any::<u8>(), 0..40)), |(document, bytes)| {
-            let refused = |result: Result<Vec<u8>, DynamicError>| result.err().map(|error| error.to_string());
-            let _ = (refused(types.from_json(ALL, &document)), refused(types.from_yaml(ALL, &document)));
-            let _ = refused(types.from_text(ALL, &document));
-            if let Ok(shown) = types.to_json(ALL, &bytes) {
-                let _ = (types.to_text(ALL, &bytes), types.from_json_value(ALL, &shown));
-            }
-            Ok(())
-        })
+        .run(
+            &(documents, prop::collection::vec(any::<u8>(), 0..40)),
+            |(document, bytes)| {
+                let refused = |result: Result<Vec<u8>, DynamicError>| result.err().map(|error| error.to_string());
+                let _ = (
+                    refused(types.from_json(ALL, &document)),
+                    refused(types.from_yaml(ALL, &document)),
+                );
+                let _ = refused(types.from_text(ALL, &document));
+                if let Ok(shown) = types.to_json(ALL, &bytes) {
+                    let _ = (types.to_text(ALL, &bytes), types.from_json_value(ALL, &shown));
+                }
+                Ok(())
+            },
+        )
         .unwrap();
 }

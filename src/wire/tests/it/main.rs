@@ -1,7 +1,7 @@
 //! Schemas from files, and values in every form.
 
-mod api;
 mod dynamic;
+mod json;
 mod samples;
 mod schema_source;
 
@@ -9,5 +9,7 @@ use std::path::PathBuf;
 
 /// The repository's own schemas.
 fn schemas(folder: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../schemas").join(folder)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../schemas")
+        .join(folder)
 }

@@ -17,8 +17,14 @@ fn annotated(descriptor_set: &[u8], package: &str) -> (usize, usize) {
     let pool = DescriptorPool::decode(descriptor_set).unwrap();
     let child_node = pool.get_extension_by_name(&format!("{package}.child_node")).unwrap();
     let access = pool.get_extension_by_name(&format!("{package}.access")).unwrap();
-    let fields: Vec<_> = pool.all_messages().flat_map(|message| message.fields().collect::<Vec<_>>()).collect();
-    let children = fields.iter().filter(|field| field.options().has_extension(&child_node)).count();
+    let fields: Vec<_> = pool
+        .all_messages()
+        .flat_map(|message| message.fields().collect::<Vec<_>>())
+        .collect();
+    let children = fields
+        .iter()
+        .filter(|field| field.options().has_extension(&child_node))
+        .count();
     let read_only = fields
         .iter()
         .filter(|field| *field.options().get_extension(&access) == Value::EnumNumber(1))
@@ -32,7 +38,10 @@ fn volthas_own_files_compile_unmodified_and_keep_every_option() {
     let voltha = compile("voltha");
     assert_eq!(annotated(&voltha.descriptor_set, "voltha"), (69, 56));
     assert!(voltha.files.contains(&"voltha.proto".to_owned()) && voltha.files.contains(&"events.proto".to_owned()));
-    assert!(voltha.files.contains(&"google/api/http.proto".to_owned()), "their own imports are files of the folder");
+    assert!(
+        voltha.files.contains(&"google/api/http.proto".to_owned()),
+        "their own imports are files of the folder"
+    );
 
     let pool = DescriptorPool::decode(voltha.descriptor_set.as_slice()).unwrap();
     let root = pool.get_message_by_name("voltha.Voltha").unwrap();
@@ -42,7 +51,10 @@ fn volthas_own_files_compile_unmodified_and_keep_every_option() {
     assert_eq!(pool.get_extension_by_name("voltha.access").unwrap().number(), 7_761_773);
     let options = devices.options();
     let node = options.get_extension(&child_node);
-    assert_eq!(*node.as_message().unwrap().get_field_by_name("key").unwrap(), Value::String("id".to_owned()));
+    assert_eq!(
+        *node.as_message().unwrap().get_field_by_name("key").unwrap(),
+        Value::String("id".to_owned())
+    );
 }
 
 #[test]
@@ -66,7 +78,13 @@ fn the_example_shows_every_kind_of_child_and_every_access() {
         let options = field.options();
         options.has_extension(&child_node).then(|| {
             let node = options.get_extension(&child_node).into_owned();
-            node.as_message().unwrap().get_field_by_name("key").unwrap().as_str().unwrap().to_owned()
+            node.as_message()
+                .unwrap()
+                .get_field_by_name("key")
+                .unwrap()
+                .as_str()
+                .unwrap()
+                .to_owned()
         })
     };
     let shape = |name: &str, field: &str| {
@@ -93,8 +111,12 @@ fn the_samples_fit_their_schemas_and_survive_every_form() {
     for (folder, file, message) in samples {
         let types = Types::new(&compile(folder).descriptor_set).unwrap();
         let text = fs::read_to_string(schemas(folder).join(file)).unwrap();
-        let bytes = if file.ends_with(".json") { types.from_json(message, &text) } else { types.from_yaml(message, &text) }
-            .unwrap_or_else(|error| panic!("{file}: {error}"));
+        let bytes = if file.ends_with(".json") {
+            types.from_json(message, &text)
+        } else {
+            types.from_yaml(message, &text)
+        }
+        .unwrap_or_else(|error| panic!("{file}: {error}"));
         assert!(!bytes.is_empty());
         let json = types.to_json_pretty(message, &bytes).unwrap();
         assert_eq!(types.from_json(message, &json).as_ref(), Ok(&bytes), "{json}");

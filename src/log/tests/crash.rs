@@ -1,0 +1,199 @@
+//! What a crash leaves: at every step of the writer, the image of the disk is opened again, and every record that was
+//! acknowledged before must be there. The same test on a disk that ignores fsync must find losses, or it proves nothing.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::*;
+use confold_log::file::Options;
+use confold_log::{Log, LogError, Record};
+use parking_lot::Mutex;
+
+/// The disk after a crash, and how many records had been acknowledged by then.
+type Image = (SimDisk, usize);
+
+/// Runs a log of `count` records on this disk and takes crash images before every operation.
+fn run(disk: &SimDisk, options: Options, count: u64) -> (Vec<Record>, Vec<Image>) {
+    let acked = Arc::new(AtomicUsize::new(0));
+    let images = Arc::new(Mutex::new(Vec::new()));
+    let take = {
+        let (acked, images) = (acked.clone(), images.clone());
+        move |disk: &SimDisk| {
+            let acked = acked.load(Ordering::SeqCst);
+            let mut images = images.lock();
+            let seed = images.len() as u64;
+            for keep in [Keep::Nothing, Keep::Everything, Keep::Some(seed * 2 + 1), Keep::Some(seed * 2 + 2)] {
+                images.push((disk.crash(keep), acked));
+            }
+        }
+    };
+    let log = create(disk, options);
+    disk.watch(take);
+    let mut records = Vec::new();
+    for n in 0..count {
+        records.push(put(&log, sample(n, 1500)));
+        acked.store(records.len(), Ordering::SeqCst);
+    }
+    log.close();
+    disk.watch(|_| {});
+    for keep in [Keep::Nothing, Keep::Everything] {
+        images.lock().push((disk.crash(keep), records.len()));
+    }
+    let images = std::mem::take(&mut *images.lock());
+    (records, images)
+}
+
+/// What is wrong with an image, if anything.
+fn loss(records: &[Record], (disk, acked): &Image, options: &Options) -> Result<(), String> {
+    let must_have = acked.checked_sub(1).map(|last| records[last].position);
+    let log = open(disk, Options { must_have, verify_all: true, ..options.clone() }).map_err(|error| error.to_string())?;
+    let found = read_all(&log);
+    // One more than acknowledged may have become durable; nothing may be there that was never appended.
+    if found.len() < *acked || found != records[..found.len()] {
+        return Err(format!("{acked} acknowledged, {} found", found.len()));
+    }
+    let next = put(&log, &b"after the crash"[..]);
+    if next.position.0 != found.len() as u64 {
+        return Err(format!("the next record stands at {}", next.position));
+    }
+    log.close();
+    let again = open(disk, options.clone()).map_err(|error| format!("second open: {error}"))?;
+    if again.cut().is_some() || again.range().end != next.position.next() {
+        return Err("the second open differs from the first".to_owned());
+    }
+    Ok(())
+}
+
+fn small_segments() -> Options {
+    Options { segment_bytes: 3000, ..options() }
+}
+
+#[test]
+fn an_acknowledged_record_survives_a_crash_at_any_step() {
+    let disk = SimDisk::default();
+    let (records, images) = run(&disk, small_segments(), 40);
+    assert!(disk.segments().len() > 5, "the run rolls segments");
+    let (mut cuts, count) = (0, images.len());
+    assert!(count > 40 * 2 * 4, "{count} images");
+    for (index, image) in images.into_iter().enumerate() {
+        if let Err(what) = loss(&records, &image, &small_segments()) {
+            panic!("image {index}: {what}");
+        }
+        cuts += usize::from(image.0.operations().contains(&Operation::Truncate));
+    }
+    assert!(cuts > 20, "only {cuts} images had a torn end");
+}
+
+#[test]
+fn without_fsync_the_same_test_finds_losses() {
+    let disk = SimDisk::default();
+    disk.faults(|faults| faults.ignore_sync = true);
+    let (records, images) = run(&disk, small_segments(), 40);
+    let losses = images.iter().filter(|image| loss(&records, image, &small_segments()).is_err()).count();
+    assert!(losses > 100, "only {losses} losses");
+}
+
+#[test]
+fn without_syncing_the_folder_the_same_test_finds_losses() {
+    let disk = SimDisk::default();
+    disk.faults(|faults| faults.ignore_folder_sync = true);
+    let (records, images) = run(&disk, small_segments(), 40);
+    let losses = images.iter().filter(|image| loss(&records, image, &small_segments()).is_err()).count();
+    assert!(losses > 50, "only {losses} losses");
+}
+
+#[test]
+fn a_sync_error_stops_the_log_for_good_and_readers_keep_what_is_durable() {
+    // reliability I15: never retried, never acknowledged, and a restart finds what had been acknowledged.
+    for (operation, code) in [(Operation::Sync, EIO), (Operation::Sync, ENOSPC), (Operation::Write, EIO)] {
+        let disk = SimDisk::default();
+        let log = create(&disk, options());
+        let records = [put(&log, "one"), put(&log, "two")];
+        let mut waiting = log.reader(log.range().end).unwrap();
+        disk.faults(|faults| faults.fail_next = Some((operation, code)));
+        let before = disk.operations().len();
+        log.append("three".into()).unwrap();
+        wait_until("the log fails", || log.health().is_err());
+        let refused = log.append("four".into());
+        assert!(matches!(&refused, Err(LogError::Failed { cause, .. }) if cause.raw_os_error() == Some(code)), "{refused:?}");
+        assert_eq!(log.range().end, at(2));
+        assert_eq!(read_all(&log), records);
+        assert_eq!(waiting.read(1, 1, std::time::Duration::ZERO).unwrap(), []);
+        log.close();
+        let since = &disk.operations()[before..];
+        assert_eq!(since.last(), Some(&operation), "nothing touched the disk after the error: {since:?}");
+        for keep in [Keep::Nothing, Keep::Everything, Keep::Some(1)] {
+            let log = open(&disk.crash(keep), Options { must_have: Some(at(1)), ..options() }).unwrap();
+            assert_eq!(read_all(&log)[..2], records);
+        }
+    }
+}
+
+#[test]
+fn an_error_while_a_segment_is_begun_stops_the_log_for_good() {
+    for operation in [Operation::Create, Operation::Rename, Operation::SyncFolder, Operation::Sync] {
+        let disk = SimDisk::default();
+        let log = create(&disk, Options { segment_bytes: 1, ..options() });
+        let first = put(&log, "one");
+        disk.faults(|faults| faults.fail_next = Some((operation, EIO)));
+        log.append("two".into()).unwrap();
+        wait_until("the log fails", || log.health().is_err());
+        assert_eq!(read_all(&log), [first.clone()]);
+        log.close();
+        for keep in [Keep::Nothing, Keep::Everything, Keep::Some(3)] {
+            let log = open(&disk.crash(keep), options()).unwrap();
+            assert_eq!(read_all(&log), [first.clone()], "{operation:?}");
+            assert_eq!(put(&log, "again").position, at(1));
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_appends_and_the_log_goes_on_when_there_is_space() {
+    // reliability F6, at every amount of free space up to a batch and a new segment.
+    for segment_bytes in [64 << 20, 1] {
+        for room in 0..300 {
+            let disk = SimDisk::default();
+            let small = Options { segment_bytes, ..options() };
+            let log = create(&disk, small.clone());
+            let first = put(&log, vec![1; 50]);
+            let room = disk.used() + room;
+            disk.faults(|faults| faults.capacity = Some(room));
+            // More than fits, whatever the room.
+            log.append(vec![2; 300].into()).unwrap();
+            wait_until("the disk is full", || log.health().is_err());
+            let refused = log.append("three".into());
+            assert!(matches!(refused, Err(LogError::DiskFull { .. })), "{refused:?}");
+            assert_eq!(read_all(&log), [first.clone()]);
+            // A crash now finds the log as it was.
+            let crashed = open(&disk.crash(Keep::Everything), small.clone()).unwrap();
+            assert_eq!(read_all(&crashed), [first.clone()]);
+
+            disk.faults(|faults| faults.capacity = None);
+            wait_until("the log recovers", || log.health().is_ok());
+            let third = put(&log, "three");
+            assert_eq!(third.position, at(2), "what was handed over before the disk was full stands as well");
+            let all = read_all(&log);
+            log.close();
+            let again = open(&disk, Options { verify_all: true, ..small }).unwrap();
+            assert!(again.cut().is_none());
+            assert_eq!(read_all(&again), all);
+        }
+    }
+}
+
+#[test]
+fn closing_on_a_full_disk_ends() {
+    let disk = SimDisk::default();
+    let log = create(&disk, options());
+    let first = put(&log, "one");
+    let used = disk.used();
+    disk.faults(|faults| faults.capacity = Some(used));
+    log.append("two".into()).unwrap();
+    wait_until("the disk is full", || log.health().is_err());
+    log.close();
+    disk.faults(|faults| faults.capacity = None);
+    assert_eq!(read_all(&open(&disk, options()).unwrap()), [first]);
+}

@@ -1,0 +1,1019 @@
+//! The tree: a persistent value over lazily loaded objects.
+//!
+//! A [`Tree`] is cheap to clone, and a clone never changes under its holder: an edit copies the few objects on the way to what it changes
+//! that somebody else holds, and changes in place what nobody else does. Objects are loaded when a path leads through them, hashed
+//! again and decoded with every refusal; a wrong one is an [`ObjectsError`] that says what is wrong. It knows no schema: whoever
+//! asks has resolved the path against one.
+//!
+//! After an `Err` of an edit the tree is to be dropped: it may hold a part of the change.
+
+use crate::ids::Hash;
+use crate::link::{AnyLink, Content, Encode, Link, Shedding, Source};
+use crate::map::{Branch, Bucket, Inner, MapValue, Part};
+use crate::node::{
+    self, ConfigObject, EMPTY_NODE, EMPTY_NODE_BYTES, INLINE_CONFIG, KIND_BLOB, KIND_NODE, Object, ObjectRefused, Place,
+    check_place, put_varint,
+};
+use crate::objects::{MemoryObjects, Objects, ObjectsError, ObjectsErrorCause};
+use crate::path::{Path, Step};
+use crate::subtree::Subtree;
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// One revision's tree, or any subtree: every node is the root of what is below it.
+#[derive(Clone)]
+pub struct Tree {
+    root: Link<Node>,
+    memory: Meter,
+}
+
+/// What is at the path of a node.
+pub enum Lookup {
+    Found(NodeView),
+    /// A single child that is not stored because its config is empty and nothing is below it. It exists all the same (S5).
+    Default,
+    /// There is no such key at this step of the path.
+    Absent { step: usize },
+}
+
+impl Tree {
+    /// The empty node: revision 0.
+    pub fn empty() -> Tree {
+        Tree { root: Link::fresh(Node::default()), memory: Meter::default() }
+    }
+
+    /// The tree whose root node has this hash. Loads nothing yet.
+    pub fn at(root: Hash) -> Tree {
+        Tree { root: Link::stored(root), memory: Meter::default() }
+    }
+
+    /// The tree of a subtree.
+    pub fn of(subtree: &Subtree<'_>) -> Tree {
+        let memory = Meter::default();
+        Tree { root: Link::fresh(Node::of(subtree, &memory)), memory }
+    }
+
+    /// The hash of the root node. Hashes what an edit has changed since it was last asked for, each object once.
+    pub fn root(&self) -> Hash {
+        self.root.known().unwrap_or_else(|| self.root.hash(&mut Vec::with_capacity(1024)))
+    }
+
+    /// The node at a path. A path without a key at its end is that of a single child here.
+    pub fn node(&self, path: &Path, objects: &dyn Objects) -> Result<Lookup, ObjectsError> {
+        let loader = self.loader(objects);
+        Ok(match self.descend(&path.steps, &loader)? {
+            Reached::Default => Lookup::Default,
+            Reached::Absent(step) => Lookup::Absent { step },
+            Reached::Node(node, hash) => Lookup::Found(self.view(node, hash)),
+        })
+    }
+
+    /// The container at a path, which ends with a step without a key. `None`: a node above it is not there.
+    pub fn container(&self, path: &Path, objects: &dyn Objects) -> Result<Option<ContainerView>, ObjectsError> {
+        let loader = self.loader(objects);
+        let Some((last, above)) = path.steps.split_last() else { return Ok(None) };
+        Ok(match self.descend(above, &loader)? {
+            Reached::Absent(_) => None,
+            Reached::Default => Some(ContainerView::empty(&self.memory)),
+            Reached::Node(node, _) => Some(node.container_view(last.field, &loader, &self.memory)?),
+        })
+    }
+
+    /// Hash of the node at a path with all that is below it; `None` when it is absent.
+    pub fn subtree_hash(&self, path: &Path, objects: &dyn Objects) -> Result<Option<Hash>, ObjectsError> {
+        Ok(match self.descend(&path.steps, &self.loader(objects))? {
+            Reached::Absent(_) => None,
+            Reached::Default => Some(EMPTY_NODE),
+            Reached::Node(_, hash) => Some(hash),
+        })
+    }
+
+    /// Hash of the config of the node at a path; `None` when it is absent.
+    pub fn data_hash(&self, path: &Path, objects: &dyn Objects) -> Result<Option<Hash>, ObjectsError> {
+        Ok(match self.descend(&path.steps, &self.loader(objects))? {
+            Reached::Absent(_) => None,
+            Reached::Default => Some(node::data_hash(&[])),
+            Reached::Node(node, _) => Some(node.data_hash()),
+        })
+    }
+
+    /// Hash of the container at a path, 32 zero bytes for an empty one; `None` when a node above it is absent.
+    pub fn container_hash(&self, path: &Path, objects: &dyn Objects) -> Result<Option<Hash>, ObjectsError> {
+        Ok(self.container(path, objects)?.map(|container| container.hash()))
+    }
+
+    /// Replaces the config of the node at a path; its children stay. `false`: there is no such node, and nothing changed.
+    pub fn set_config(&mut self, path: &Path, config: &[u8], objects: &dyn Objects) -> Result<bool, ObjectsError> {
+        let memory = self.memory.clone();
+        let found = self.edit(&path.steps, Copying::AllButConfig, objects, &mut |node| {
+            memory.add(config.len());
+            memory.subtract(node.config.length());
+            node.config = Config::of(config);
+            Ok(())
+        })?;
+        Ok(found.is_some())
+    }
+
+    /// Puts a whole subtree where the path says, in place of what is there. `false`: its parent is not there, and nothing changed.
+    pub fn insert_subtree(&mut self, path: &Path, subtree: &Subtree<'_>, objects: &dyn Objects) -> Result<bool, ObjectsError> {
+        let memory = self.memory.clone();
+        let node = Node::of(subtree, &memory);
+        let Some((last, above)) = path.steps.split_last() else {
+            self.root = Link::fresh(node);
+            return Ok(true);
+        };
+        let mut node = Some(node);
+        let loader = Loader { objects, memory: &memory, trace: None };
+        let found = self.edit(above, Copying::All, objects, &mut |parent| {
+            let Some(node) = node.take() else { return Ok(()) };
+            match &last.key {
+                None => parent.put_entry(last.field, (!node.is_default()).then(|| Link::fresh(Child::Single(Arc::new(node))))),
+                Some(key) => match parent.entry_mut(last.field) {
+                    None => parent.put_entry(
+                        last.field,
+                        Some(Link::fresh(Child::Container(Part::single(key, Link::fresh(node))))),
+                    ),
+                    Some(link) => {
+                        container_mut(link, &loader)?.insert(key, Link::fresh(node), 0, &loader)?;
+                    }
+                },
+            }
+            Ok(())
+        })?;
+        Ok(found.is_some())
+    }
+
+    /// Takes the element of a keyed container away; a single child becomes default. `false`: nothing was there.
+    pub fn remove(&mut self, path: &Path, objects: &dyn Objects) -> Result<bool, ObjectsError> {
+        let memory = self.memory.clone();
+        let loader = Loader { objects, memory: &memory, trace: None };
+        let Some((last, above)) = path.steps.split_last() else {
+            let something = self.root() != EMPTY_NODE;
+            self.root = Link::fresh(Node::default());
+            return Ok(something);
+        };
+        // Looked up first, so that nothing is copied or hashed again for what is not there.
+        if !matches!(self.descend(&path.steps, &loader)?, Reached::Node(..)) {
+            return Ok(false);
+        }
+        let removed = self.edit(above, Copying::All, objects, &mut |parent| {
+            let Some(key) = &last.key else {
+                parent.put_entry(last.field, None);
+                return Ok(true);
+            };
+            let Some(link) = parent.entry_mut(last.field) else { return Ok(false) };
+            let part = container_mut(link, &loader)?;
+            let removed = part.remove(key, 0, &loader)?;
+            if part.keys() == 0 {
+                parent.put_entry(last.field, None);
+            }
+            if let Some(node) = &removed {
+                memory.subtract(node.measure());
+            }
+            Ok(removed.is_some())
+        })?;
+        Ok(removed == Some(true))
+    }
+
+    /// Makes a container hold exactly these entries, which ascend by key. `false`: its owner is not there, and nothing changed.
+    pub fn replace_container(
+        &mut self,
+        path: &Path,
+        entries: &[(Box<[u8]>, Subtree<'_>)],
+        objects: &dyn Objects,
+    ) -> Result<bool, ObjectsError> {
+        let memory = self.memory.clone();
+        let Some((last, above)) = path.steps.split_last() else { return Ok(false) };
+        let found = self.edit(above, Copying::All, objects, &mut |parent| {
+            let part = container_of(entries, &memory);
+            parent.put_entry(last.field, part.map(|part| Link::fresh(Child::Container(part))));
+            Ok(())
+        })?;
+        Ok(found.is_some())
+    }
+
+    /// Hands out every object that is new since the last call, children before parents, and remembers it as persisted.
+    /// Costs O(new objects). The same content at two new places may come twice.
+    pub fn unpersisted(&self, sink: &mut dyn FnMut(Hash, Bytes)) {
+        self.root.hand_out(&mut Vec::with_capacity(1024), sink);
+    }
+
+    /// Roughly how many bytes the loaded objects take, of this tree and its clones together: kept up at each load and edit, put right by
+    /// [`Tree::shed`].
+    pub fn memory(&self) -> usize {
+        self.memory.0.load(Relaxed)
+    }
+
+    /// Forgets loaded objects that a store holds until about `target` bytes are left.
+    ///
+    /// What was not used since the last call goes first, as whole subtrees; then whatever is persisted, in key order. That is the clock
+    /// algorithm with one bit for each link: reading costs one flag, and nothing is kept in order of use. A call visits all that
+    /// is loaded, so it is for when [`Tree::memory`] has outgrown a limit, with a target well below that. New objects stay.
+    /// Views and clones keep what they hold until they are dropped.
+    pub fn shed(&mut self, target: usize) {
+        let size = self.root.measure();
+        let mut shedding = Shedding { excess: size.saturating_sub(target), spare_touched: true };
+        self.root.shed(&mut shedding);
+        shedding.spare_touched = false;
+        self.root.shed(&mut shedding);
+        self.memory.0.store(size.min(target.saturating_add(shedding.excess)), Relaxed);
+    }
+
+    /// The objects that prove what [`Tree::node`] says about this path, presence or absence, to whoever knows the root.
+    pub fn prove(&self, path: &Path, objects: &dyn Objects) -> Result<Vec<Bytes>, ObjectsError> {
+        let trace = RefCell::new(Vec::new());
+        let loader = Loader { objects, memory: &self.memory, trace: Some(&trace) };
+        if let Reached::Node(node, _) = self.descend(&path.steps, &loader)? {
+            node.config(&loader)?;
+        }
+        Ok(trace.into_inner())
+    }
+
+    pub(crate) fn root_view(&self, objects: &dyn Objects) -> Result<NodeView, ObjectsError> {
+        let node = self.root.load(&self.loader(objects), Place::Top)?;
+        Ok(self.view(node, self.root()))
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.memory
+    }
+
+    fn view(&self, node: &Arc<Node>, hash: Hash) -> NodeView {
+        NodeView { hash, node: node.clone(), memory: self.memory.clone() }
+    }
+
+    fn loader<'a>(&'a self, objects: &'a dyn Objects) -> Loader<'a> {
+        Loader { objects, memory: &self.memory, trace: None }
+    }
+
+    fn descend<'t>(&'t self, steps: &[Step], loader: &Loader<'_>) -> Result<Reached<'t>, ObjectsError> {
+        let mut node = self.root.load(loader, Place::Top)?;
+        let mut reached = ReachedLink::Node(&self.root);
+        for (index, step) in steps.iter().enumerate() {
+            let Some(entry) = node.entry(step.field) else {
+                // What is below a default single child is default or absent.
+                let absent = steps[index..].iter().position(|step| step.key.is_some());
+                return Ok(absent.map_or(Reached::Default, |more| Reached::Absent(index + more)));
+            };
+            let child = entry.load(loader, Place::Top)?;
+            match (&**child, &step.key) {
+                (Child::Single(single), None) => {
+                    node = single;
+                    reached = ReachedLink::Single(entry);
+                }
+                (Child::Container(part), Some(key)) => match part.get(key, loader)? {
+                    None => return Ok(Reached::Absent(index)),
+                    Some(link) => {
+                        node = link.load(loader, Place::Top)?;
+                        reached = ReachedLink::Node(link);
+                    }
+                },
+                (child, _) => return Err(child.wrong(entry)),
+            }
+        }
+        let hash = match reached {
+            ReachedLink::Node(link) => link.hash(&mut Vec::new()),
+            ReachedLink::Single(link) => link.hash(&mut Vec::new()),
+        };
+        Ok(Reached::Node(node, hash))
+    }
+
+    /// Changes the node at a path. `None`: it is not there. A default single child on the way is made, and one that has become default goes.
+    fn edit<R>(
+        &mut self,
+        steps: &[Step],
+        copying: Copying,
+        objects: &dyn Objects,
+        change: Change<'_, R>,
+    ) -> Result<Option<R>, ObjectsError> {
+        let memory = self.memory.clone();
+        let loader = Loader { objects, memory: &memory, trace: None };
+        let root = self.root.edit_with(&loader, Place::Top, |node| node.copy(copying, steps))?;
+        edit_node(root, steps, copying, &loader, change)
+    }
+}
+
+/// Whether the objects prove what stands at `path` below `root`, and what that is. `Err` says which object is missing or wrong.
+pub fn verify(root: Hash, path: &Path, proof: &[Bytes]) -> Result<Lookup, ObjectsError> {
+    let objects = MemoryObjects(proof.iter().map(|bytes| (Hash::of(bytes), bytes.clone())).collect());
+    let found = Tree::at(root).node(path, &objects)?;
+    if let Lookup::Found(view) = &found {
+        view.config(&objects)?;
+    }
+    Ok(found)
+}
+
+/// A node of some tree, held: it stays readable whatever happens to the tree.
+#[derive(Clone)]
+pub struct NodeView {
+    hash: Hash,
+    node: Arc<Node>,
+    memory: Meter,
+}
+
+impl NodeView {
+    /// Of the node with all that is below it.
+    pub fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    /// Of its config alone.
+    pub fn data_hash(&self) -> Hash {
+        self.node.data_hash()
+    }
+
+    /// The canonical bytes of its config. Loads only what is over 1,024 bytes, once.
+    pub fn config(&self, objects: &dyn Objects) -> Result<&[u8], ObjectsError> {
+        self.node.config(&self.loader(objects))
+    }
+
+    /// The fields that hold something: non-empty containers and single children that are not default, ascending.
+    pub fn fields(&self) -> impl Iterator<Item = u32> {
+        self.node.entries.iter().map(|entry| entry.field)
+    }
+
+    /// The single child of a field; a default one is a view of the empty node.
+    pub fn child(&self, field: u32, objects: &dyn Objects) -> Result<NodeView, ObjectsError> {
+        let Some(entry) = self.node.entry(field) else { return Ok(NodeView::empty(&self.memory)) };
+        match &**entry.load(&self.loader(objects), Place::Top)? {
+            Child::Single(node) => {
+                Ok(NodeView { hash: entry.hash(&mut Vec::new()), node: node.clone(), memory: self.memory.clone() })
+            }
+            child => Err(child.wrong(entry)),
+        }
+    }
+
+    /// The container of a field; empty where nothing is stored.
+    pub fn container(&self, field: u32, objects: &dyn Objects) -> Result<ContainerView, ObjectsError> {
+        self.node.container_view(field, &self.loader(objects), &self.memory)
+    }
+
+    /// This node as the root of a tree of its own.
+    pub fn tree(&self) -> Tree {
+        Tree { root: Link::of(self.node.clone(), self.hash), memory: self.memory.clone() }
+    }
+
+    pub(crate) fn empty(memory: &Meter) -> NodeView {
+        NodeView { hash: EMPTY_NODE, node: Arc::default(), memory: memory.clone() }
+    }
+
+    pub(crate) fn is_container(&self, field: u32, objects: &dyn Objects) -> Result<bool, ObjectsError> {
+        let Some(entry) = self.node.entry(field) else { return Ok(false) };
+        Ok(matches!(&**entry.load(&self.loader(objects), Place::Top)?, Child::Container(_)))
+    }
+
+    /// Hash of what a field holds, without loading it.
+    pub(crate) fn entry_hash(&self, field: u32) -> Option<Hash> {
+        self.node.entry(field).map(|entry| entry.hash(&mut Vec::new()))
+    }
+
+    fn loader<'a>(&'a self, objects: &'a dyn Objects) -> Loader<'a> {
+        Loader { objects, memory: &self.memory, trace: None }
+    }
+}
+
+/// A container of some tree, held. Elements come in key order (K7), those of a keyless list in that of their index.
+#[derive(Clone)]
+pub struct ContainerView {
+    hash: Hash,
+    top: Option<Arc<Child>>,
+    memory: Meter,
+}
+
+/// An element's key and node.
+pub type Element = (Box<[u8]>, NodeView);
+
+impl ContainerView {
+    pub(crate) fn empty(memory: &Meter) -> ContainerView {
+        ContainerView { hash: Hash::ZERO, top: None, memory: memory.clone() }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.part().map_or(0, Part::keys)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.top.is_none()
+    }
+
+    /// 32 zero bytes when it is empty.
+    pub fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    pub fn get(&self, key: &[u8], objects: &dyn Objects) -> Result<Option<NodeView>, ObjectsError> {
+        let loader = self.loader(objects);
+        let Some(part) = self.part() else { return Ok(None) };
+        part.get(key, &loader)?.map(|link| element(link, &loader, &self.memory)).transpose()
+    }
+
+    /// How many keys are below `key`, and whether it is there itself: its index, if so. O(log n).
+    pub fn rank(&self, key: &[u8], objects: &dyn Objects) -> Result<(u64, bool), ObjectsError> {
+        self.part().map_or(Ok((0, false)), |part| part.rank(key, &self.loader(objects)))
+    }
+
+    /// The element at an index. O(log n).
+    pub fn nth(&self, index: u64, objects: &dyn Objects) -> Result<Option<Element>, ObjectsError> {
+        Ok(self.slice(index, 1, objects)?.pop())
+    }
+
+    /// At most `limit` elements from the index `start` on.
+    pub fn slice(&self, start: u64, limit: u64, objects: &dyn Objects) -> Result<Vec<Element>, ObjectsError> {
+        let mut found = Vec::new();
+        let loader = self.loader(objects);
+        if let Some(part) = self.part() {
+            part.slice(start, limit, &loader, &mut |key, link| {
+                found.push((key.into(), element(link, &loader, &self.memory)?));
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// At most `limit` elements in key order, from a key on.
+    pub fn range(&self, from: Bound<&[u8]>, limit: u64, objects: &dyn Objects) -> Result<Vec<Element>, ObjectsError> {
+        let start = match from {
+            Bound::Unbounded => 0,
+            Bound::Included(key) => self.rank(key, objects)?.0,
+            Bound::Excluded(key) => {
+                let (below, present) = self.rank(key, objects)?;
+                below + u64::from(present)
+            }
+        };
+        self.slice(start, limit, objects)
+    }
+
+    /// At most `limit` elements against key order, from a key downwards.
+    pub fn range_back(&self, from: Bound<&[u8]>, limit: u64, objects: &dyn Objects) -> Result<Vec<Element>, ObjectsError> {
+        let end = match from {
+            Bound::Unbounded => self.len(),
+            Bound::Excluded(key) => self.rank(key, objects)?.0,
+            Bound::Included(key) => {
+                let (below, present) = self.rank(key, objects)?;
+                below + u64::from(present)
+            }
+        };
+        let start = end.saturating_sub(limit);
+        let mut found = self.slice(start, end - start, objects)?;
+        found.reverse();
+        Ok(found)
+    }
+
+    pub(crate) fn part(&self) -> Option<&Part<Link<Node>>> {
+        self.top.as_ref().and_then(|top| top.part())
+    }
+
+    pub(crate) fn loader<'a>(&'a self, objects: &'a dyn Objects) -> Loader<'a> {
+        Loader { objects, memory: &self.memory, trace: None }
+    }
+
+    pub(crate) fn memory(&self) -> &Meter {
+        &self.memory
+    }
+}
+
+/// A view of the node behind an element's link.
+pub(crate) fn element(link: &Link<Node>, loader: &Loader<'_>, memory: &Meter) -> Result<NodeView, ObjectsError> {
+    let node = link.load(loader, Place::Top)?.clone();
+    Ok(NodeView { hash: link.hash(&mut Vec::new()), node, memory: memory.clone() })
+}
+
+/// One immutable node in memory.
+#[derive(Clone, Default)]
+pub(crate) struct Node {
+    config: Config,
+    /// Ascending by field number.
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    field: u32,
+    link: Link<Child>,
+}
+
+/// What an entry of a node leads to; which of the two it is shows when it is loaded, from its kind.
+#[derive(Clone)]
+pub(crate) enum Child {
+    Single(Arc<Node>),
+    Container(Part<Link<Node>>),
+}
+
+#[derive(Clone)]
+enum Config {
+    Inline(Box<[u8]>),
+    Blob(Box<Link<Blob>>),
+}
+
+#[derive(Clone)]
+struct Blob(Box<[u8]>);
+
+/// What an edit has to copy of a node that somebody else holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Copying {
+    All,
+    /// The config is about to be replaced.
+    AllButConfig,
+}
+
+type Change<'a, R> = &'a mut dyn FnMut(&mut Node) -> Result<R, ObjectsError>;
+
+enum Reached<'t> {
+    Node(&'t Arc<Node>, Hash),
+    Default,
+    Absent(usize),
+}
+
+enum ReachedLink<'t> {
+    Node(&'t Link<Node>),
+    Single(&'t Link<Child>),
+}
+
+fn edit_node<R>(
+    node: &mut Node,
+    steps: &[Step],
+    copying: Copying,
+    loader: &Loader<'_>,
+    change: Change<'_, R>,
+) -> Result<Option<R>, ObjectsError> {
+    let Some((step, rest)) = steps.split_first() else { return change(node).map(Some) };
+    let entry = node.entry_mut(step.field);
+    match (&step.key, entry) {
+        (Some(_), None) => Ok(None),
+        (Some(key), Some(link)) => {
+            let edited = container_mut(link, loader)?.edit(key, loader, |link| {
+                let child = link.edit_with(loader, Place::Top, |child| child.copy(copying, rest))?;
+                edit_node(child, rest, copying, loader, change)
+            })?;
+            Ok(edited.flatten())
+        }
+        (None, Some(link)) => {
+            let child = single_mut(link, loader, copying, rest)?;
+            let edited = edit_node(child, rest, copying, loader, change)?;
+            if child.is_default() {
+                node.put_entry(step.field, None);
+            }
+            Ok(edited)
+        }
+        (None, None) => {
+            let mut child = Node::default();
+            let edited = edit_node(&mut child, rest, copying, loader, change)?;
+            if !child.is_default() {
+                node.put_entry(step.field, Some(Link::fresh(Child::Single(Arc::new(child)))));
+            }
+            Ok(edited)
+        }
+    }
+}
+
+fn container_mut<'a>(link: &'a mut Link<Child>, loader: &Loader<'_>) -> Result<&'a mut Part<Link<Node>>, ObjectsError> {
+    let wrong = match &**link.load(loader, Place::Top)? {
+        Child::Container(_) => None,
+        child => Some(child.wrong(link)),
+    };
+    match (link.edit(loader, Place::Top)?, wrong) {
+        (Child::Container(part), None) => Ok(part),
+        (child, wrong) => Err(wrong.unwrap_or_else(|| child.wrong_at(Hash::ZERO))),
+    }
+}
+
+fn single_mut<'a>(
+    link: &'a mut Link<Child>,
+    loader: &Loader<'_>,
+    copying: Copying,
+    rest: &[Step],
+) -> Result<&'a mut Node, ObjectsError> {
+    let wrong = match &**link.load(loader, Place::Top)? {
+        Child::Single(_) => None,
+        child => Some(child.wrong(link)),
+    };
+    match (link.edit(loader, Place::Top)?, wrong) {
+        (Child::Single(node), None) => {
+            if Arc::get_mut(node).is_none() {
+                *node = Arc::new(node.copy(copying, rest));
+            }
+            Ok(Arc::make_mut(node))
+        }
+        (child, wrong) => Err(wrong.unwrap_or_else(|| child.wrong_at(Hash::ZERO))),
+    }
+}
+
+fn container_of(entries: &[(Box<[u8]>, Subtree<'_>)], memory: &Meter) -> Option<Part<Link<Node>>> {
+    if entries.is_empty() {
+        return None;
+    }
+    let mut nodes: Vec<(&[u8], &Subtree<'_>)> = entries.iter().map(|(key, subtree)| (&**key, subtree)).collect();
+    if !nodes.is_sorted_by(|one, next| one.0 < next.0) {
+        nodes.sort_by_key(|(key, _)| *key);
+        nodes.dedup_by_key(|(key, _)| *key);
+    }
+    let keys: Vec<&[u8]> = nodes.iter().map(|(key, _)| *key).collect();
+    let mut links = nodes.iter().map(|(_, subtree)| Link::fresh(Node::of(subtree, memory)));
+    memory.add(keys.iter().map(|key| key.len() + size_of::<Link<Node>>()).sum());
+    Some(Part::build(&keys, &mut links, 0))
+}
+
+impl Node {
+    fn of(subtree: &Subtree<'_>, memory: &Meter) -> Node {
+        let mut node = Node { config: Config::of(&subtree.config), entries: Vec::new() };
+        for children in &subtree.children {
+            let link = match &children.entries[..] {
+                // Only a single child has an empty key.
+                [(key, single)] if key.is_empty() => {
+                    let single = Node::of(single, memory);
+                    if single.is_default() {
+                        continue;
+                    }
+                    Link::fresh(Child::Single(Arc::new(single)))
+                }
+                entries => match container_of(entries, memory) {
+                    Some(part) => Link::fresh(Child::Container(part)),
+                    None => continue,
+                },
+            };
+            node.put_entry(children.field, Some(link));
+        }
+        memory.add(node.size());
+        node
+    }
+
+    fn is_default(&self) -> bool {
+        self.entries.is_empty() && matches!(&self.config, Config::Inline(bytes) if bytes.is_empty())
+    }
+
+    fn entry(&self, field: u32) -> Option<&Link<Child>> {
+        let index = self.entries.binary_search_by_key(&field, |entry| entry.field).ok()?;
+        Some(&self.entries[index].link)
+    }
+
+    fn entry_mut(&mut self, field: u32) -> Option<&mut Link<Child>> {
+        let index = self.entries.binary_search_by_key(&field, |entry| entry.field).ok()?;
+        Some(&mut self.entries[index].link)
+    }
+
+    fn put_entry(&mut self, field: u32, link: Option<Link<Child>>) {
+        match (self.entries.binary_search_by_key(&field, |entry| entry.field), link) {
+            (Ok(index), Some(link)) => self.entries[index].link = link,
+            (Ok(index), None) => drop(self.entries.remove(index)),
+            (Err(index), Some(link)) => {
+                self.entries.reserve_exact(1);
+                self.entries.insert(index, Entry { field, link });
+            }
+            (Err(_), None) => {}
+        }
+    }
+
+    /// A copy for an edit whose remaining way is `rest`.
+    fn copy(&self, copying: Copying, rest: &[Step]) -> Node {
+        match rest.is_empty() && copying == Copying::AllButConfig {
+            true => Node { config: Config::default(), entries: self.entries.clone() },
+            false => self.clone(),
+        }
+    }
+
+    fn data_hash(&self) -> Hash {
+        match &self.config {
+            Config::Inline(bytes) => node::data_hash(bytes),
+            Config::Blob(link) => link.hash(&mut Vec::new()),
+        }
+    }
+
+    fn config(&self, loader: &Loader<'_>) -> Result<&[u8], ObjectsError> {
+        match &self.config {
+            Config::Inline(bytes) => Ok(bytes),
+            Config::Blob(link) => Ok(&link.load(loader, Place::Top)?.0),
+        }
+    }
+
+    fn container_view(&self, field: u32, loader: &Loader<'_>, memory: &Meter) -> Result<ContainerView, ObjectsError> {
+        let Some(entry) = self.entry(field) else { return Ok(ContainerView::empty(memory)) };
+        let top = entry.load(loader, Place::Top)?;
+        match &**top {
+            Child::Container(_) => {
+                Ok(ContainerView { hash: entry.hash(&mut Vec::new()), top: Some(top.clone()), memory: memory.clone() })
+            }
+            child => Err(child.wrong(entry)),
+        }
+    }
+}
+
+impl Child {
+    fn part(&self) -> Option<&Part<Link<Node>>> {
+        match self {
+            Child::Container(part) => Some(part),
+            Child::Single(_) => None,
+        }
+    }
+
+    fn wrong(&self, link: &Link<Child>) -> ObjectsError {
+        self.wrong_at(link.hash(&mut Vec::new()))
+    }
+
+    /// The path was resolved against a schema that says otherwise.
+    fn wrong_at(&self, hash: Hash) -> ObjectsError {
+        let (expected, found) = match self {
+            Child::Single(_) => ("container", "node"),
+            Child::Container(_) => ("node", "container"),
+        };
+        corrupt(&hash, ObjectRefused::WrongKind { expected, found })
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config::Inline(Box::default())
+    }
+}
+
+impl Config {
+    fn of(bytes: &[u8]) -> Config {
+        match bytes.len() {
+            0..=INLINE_CONFIG => Config::Inline(bytes.into()),
+            _ => Config::Blob(Box::new(Link::fresh(Blob(bytes.into())))),
+        }
+    }
+
+    /// Bytes in memory.
+    fn length(&self) -> usize {
+        match self {
+            Config::Inline(bytes) => bytes.len(),
+            Config::Blob(link) => link.measure(),
+        }
+    }
+}
+
+impl MapValue for Link<Node> {
+    fn hash(&self, buffer: &mut Vec<u8>) -> Hash {
+        Link::hash(self, buffer)
+    }
+}
+
+impl Encode for Node {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(KIND_NODE);
+        match &self.config {
+            Config::Inline(bytes) => {
+                out.push(0);
+                put_varint(out, bytes.len() as u64);
+                out.extend_from_slice(bytes);
+            }
+            Config::Blob(link) => {
+                out.push(1);
+                let hash = link.hash(out);
+                out.extend_from_slice(&hash.0);
+            }
+        }
+        put_varint(out, self.entries.len() as u64);
+        for entry in &self.entries {
+            put_varint(out, u64::from(entry.field));
+            let hash = entry.link.hash(out);
+            out.extend_from_slice(&hash.0);
+        }
+    }
+}
+
+impl Content for Node {
+    fn each_link(&self, visit: &mut dyn FnMut(&dyn AnyLink)) {
+        if let Config::Blob(link) = &self.config {
+            visit(&**link);
+        }
+        self.entries.iter().for_each(|entry| visit(&entry.link));
+    }
+
+    fn each_link_mut(&mut self, visit: &mut dyn FnMut(&mut dyn AnyLink)) {
+        if let Config::Blob(link) = &mut self.config {
+            visit(&mut **link);
+        }
+        self.entries.iter_mut().for_each(|entry| visit(&mut entry.link));
+    }
+
+    fn size(&self) -> usize {
+        let config = match &self.config {
+            Config::Inline(bytes) => bytes.len(),
+            Config::Blob(_) => size_of::<Link<Blob>>(),
+        };
+        ARC + size_of::<Node>() + config + self.entries.capacity() * size_of::<Entry>()
+    }
+}
+
+impl Encode for Child {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Child::Single(node) => node.encode(out),
+            Child::Container(part) => part.encode(out),
+        }
+    }
+}
+
+impl Content for Child {
+    fn each_link(&self, visit: &mut dyn FnMut(&dyn AnyLink)) {
+        match self {
+            Child::Single(node) => node.each_link(visit),
+            Child::Container(part) => part.each_link(visit),
+        }
+    }
+
+    fn each_link_mut(&mut self, visit: &mut dyn FnMut(&mut dyn AnyLink)) {
+        match self {
+            Child::Single(node) => Arc::make_mut(node).each_link_mut(visit),
+            Child::Container(part) => part.each_link_mut(visit),
+        }
+    }
+
+    fn size(&self) -> usize {
+        ARC + match self {
+            Child::Single(node) => node.size(),
+            Child::Container(part) => Content::size(part),
+        }
+    }
+}
+
+impl Content for Part<Link<Node>> {
+    fn each_link(&self, visit: &mut dyn FnMut(&dyn AnyLink)) {
+        match self {
+            Part::Bucket(bucket) => bucket.values.iter().for_each(|link| visit(link)),
+            Part::Inner(inner) => {
+                inner.own.iter().for_each(|own| visit(&**own));
+                inner.branches.iter().for_each(|branch| visit(&branch.link));
+            }
+        }
+    }
+
+    fn each_link_mut(&mut self, visit: &mut dyn FnMut(&mut dyn AnyLink)) {
+        match self {
+            Part::Bucket(bucket) => bucket.values.iter_mut().for_each(|link| visit(link)),
+            Part::Inner(inner) => {
+                inner.own.iter_mut().for_each(|own| visit(&mut **own));
+                inner.branches.iter_mut().for_each(|branch| visit(&mut branch.link));
+            }
+        }
+    }
+
+    fn size(&self) -> usize {
+        ARC + self.size_in_memory()
+    }
+}
+
+impl Encode for Blob {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(KIND_BLOB);
+        out.extend_from_slice(&self.0);
+    }
+}
+
+impl Content for Blob {
+    fn each_link(&self, _: &mut dyn FnMut(&dyn AnyLink)) {}
+    fn each_link_mut(&mut self, _: &mut dyn FnMut(&mut dyn AnyLink)) {}
+    fn size(&self) -> usize {
+        ARC + self.0.len()
+    }
+}
+
+/// The two counters in front of what an `Arc` holds, and the allocator's own word.
+const ARC: usize = 24;
+
+/// Roughly how many bytes of objects are loaded, counted by a tree and its clones together.
+#[derive(Clone, Default)]
+pub(crate) struct Meter(Arc<AtomicUsize>);
+
+impl Meter {
+    fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Relaxed);
+    }
+
+    fn subtract(&self, bytes: usize) {
+        let before = self.0.load(Relaxed);
+        self.0.store(before.saturating_sub(bytes), Relaxed);
+    }
+}
+
+/// Loads objects, checks them, counts what they take, and keeps a trace for proofs where one is wanted.
+pub(crate) struct Loader<'a> {
+    pub objects: &'a dyn Objects,
+    pub memory: &'a Meter,
+    pub trace: Option<&'a RefCell<Vec<Bytes>>>,
+}
+
+impl Loader<'_> {
+    fn decoded<T: Content>(
+        &self,
+        hash: &Hash,
+        make: impl FnOnce(Object<'_>) -> Result<T, ObjectRefused>,
+    ) -> Result<T, ObjectsError> {
+        let bytes = checked_object(hash, self.objects)?;
+        let content = node::decode(&bytes).and_then(make).map_err(|refused| corrupt(hash, refused))?;
+        self.memory.add(content.size());
+        Ok(content)
+    }
+
+    fn trace(&self, content: &impl Encode) {
+        if let Some(trace) = self.trace {
+            let mut bytes = Vec::new();
+            content.encode(&mut bytes);
+            trace.borrow_mut().push(bytes.into());
+        }
+    }
+}
+
+/// The bytes of an object, which hash to what it is called (H8).
+pub(crate) fn checked_object(hash: &Hash, objects: &dyn Objects) -> Result<Bytes, ObjectsError> {
+    if *hash == EMPTY_NODE {
+        return Ok(Bytes::from_static(EMPTY_NODE_BYTES));
+    }
+    let bytes = objects.object(hash)?;
+    match Hash::of(&bytes) {
+        found if found == *hash => Ok(bytes),
+        found => Err(corrupt(hash, ObjectRefused::HashDiffers(found))),
+    }
+}
+
+pub(crate) fn corrupt(hash: &Hash, refused: ObjectRefused) -> ObjectsError {
+    ObjectsError { hash: *hash, cause: ObjectsErrorCause::Corrupt(refused.to_string()) }
+}
+
+impl Source<Node> for Loader<'_> {
+    fn load(&self, hash: &Hash, _: Place<'_>) -> Result<Node, ObjectsError> {
+        self.decoded(hash, |object| match object {
+            Object::Node(node) => Ok(node_of(node)),
+            other => Err(ObjectRefused::WrongKind { expected: "node", found: other.kind_name() }),
+        })
+    }
+
+    fn passed(&self, content: &Node) {
+        self.trace(content);
+    }
+}
+
+impl Source<Child> for Loader<'_> {
+    fn load(&self, hash: &Hash, place: Place<'_>) -> Result<Child, ObjectsError> {
+        self.decoded(hash, |object| match object {
+            Object::Node(node) => Ok(Child::Single(Arc::new(node_of(node)))),
+            Object::Blob(_) => Err(ObjectRefused::WrongKind { expected: "node or container", found: "blob" }),
+            container => part_of(container, place).map(Child::Container),
+        })
+    }
+
+    fn passed(&self, content: &Child) {
+        self.trace(content);
+    }
+}
+
+impl Source<Part<Link<Node>>> for Loader<'_> {
+    fn load(&self, hash: &Hash, place: Place<'_>) -> Result<Part<Link<Node>>, ObjectsError> {
+        self.decoded(hash, |object| part_of(object, place))
+    }
+
+    fn passed(&self, content: &Part<Link<Node>>) {
+        self.trace(content);
+    }
+}
+
+impl Source<Blob> for Loader<'_> {
+    fn load(&self, hash: &Hash, _: Place<'_>) -> Result<Blob, ObjectsError> {
+        self.decoded(hash, |object| match object {
+            Object::Blob(bytes) => Ok(Blob(bytes.into())),
+            other => Err(ObjectRefused::WrongKind { expected: "blob", found: other.kind_name() }),
+        })
+    }
+
+    fn passed(&self, content: &Blob) {
+        self.trace(content);
+    }
+}
+
+fn node_of(object: node::NodeObject<'_>) -> Node {
+    let config = match object.config {
+        ConfigObject::Inline(bytes) => Config::Inline(bytes.into()),
+        ConfigObject::Blob(hash) => Config::Blob(Box::new(Link::stored(hash))),
+    };
+    let entries = object.entries.into_iter().map(|(field, hash)| Entry { field, link: Link::stored(hash) }).collect();
+    Node { config, entries }
+}
+
+fn part_of(object: Object<'_>, place: Place<'_>) -> Result<Part<Link<Node>>, ObjectRefused> {
+    check_place(&object, place)?;
+    match object {
+        Object::Bucket(object) => {
+            let room = object.entries.iter().map(|(key, _)| key.len()).sum();
+            let mut bucket = Bucket::with_room(room, object.entries.len());
+            for (index, (key, hash)) in object.entries.into_iter().enumerate() {
+                bucket.insert(index, key, Link::stored(hash));
+            }
+            Ok(Part::Bucket(bucket))
+        }
+        Object::Inner(object) => Ok(Part::Inner(Inner {
+            bitmap: object.branches.iter().fold(0, |bitmap, branch| bitmap | 1 << branch.nibble),
+            skipped: object.skipped.into(),
+            own: object.own.map(|hash| Box::new(Link::stored(hash))),
+            branches: object
+                .branches
+                .iter()
+                .map(|branch| Branch { count: branch.count, link: Link::stored(branch.hash) })
+                .collect(),
+        })),
+        other => Err(ObjectRefused::WrongKind { expected: "container", found: other.kind_name() }),
+    }
+}

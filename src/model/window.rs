@@ -1,0 +1,225 @@
+//! The event ids of the last W positions: how an event is applied at most once, in bounded memory.
+//!
+//! An id is minted at `seen`, so no copy of it can stand at or before `seen`; a copy whose `seen` is more than W behind
+//! is refused before the window is asked. What lies between is here, so nothing outside the window is ever needed.
+
+use crate::code::Code;
+use crate::digest;
+use crate::event::Malformed;
+use crate::ids::{EventId, Hash, Position, Revision};
+use crate::map::Map;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Positions per segment of the window's hash.
+pub const SEGMENT: u64 = 4096;
+
+/// What one id met with, as the window keeps it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    pub position: Position,
+    pub id: EventId,
+    /// What stands for intent and principal: `digest::intent_mark`.
+    pub intent: [u8; 16],
+    pub outcome: u8,
+    pub code: u16,
+    pub revision: Revision,
+}
+
+/// Bytes of one entry in the window's hash and on disk.
+pub const ENTRY_BYTES: usize = 8 + 8 + 16 + 16 + 1 + 2 + 8;
+
+impl Entry {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend(self.position.0.to_be_bytes());
+        out.extend(self.id.seen.0.to_be_bytes());
+        out.extend(self.id.nonce);
+        out.extend(self.intent);
+        out.push(self.outcome);
+        out.extend(self.code.to_be_bytes());
+        out.extend(self.revision.0.to_be_bytes());
+    }
+
+    fn read(bytes: &[u8; ENTRY_BYTES]) -> Entry {
+        let u64_at = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+        Entry {
+            position: Position(u64_at(0)),
+            id: EventId { seen: Position(u64_at(8)), nonce: bytes[16..32].try_into().expect("16 bytes") },
+            intent: bytes[32..48].try_into().expect("16 bytes"),
+            outcome: bytes[48],
+            code: u16::from_be_bytes([bytes[49], bytes[50]]),
+            revision: Revision(u64_at(51)),
+        }
+    }
+
+    pub fn rejection(&self) -> Option<Code> {
+        Code::from_number(self.code)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Segment {
+    entries: Vec<Entry>,
+    /// Of these entries, once asked for; gone with the next change.
+    hash: Option<Hash>,
+}
+
+/// Entries of positions > n - W, found by id.
+#[derive(Clone, Default)]
+pub struct Window {
+    width: u64,
+    /// Number of the first segment; consecutive from there.
+    first: u64,
+    segments: VecDeque<Segment>,
+    /// Ids are ordered by `seen`, so new ones come in near the end and the oldest leave near the front.
+    by_id: BTreeMap<EventId, (u64, u32)>,
+}
+
+impl Window {
+    pub fn new(width: u64) -> Window {
+        Window { width, ..Window::default() }
+    }
+
+    pub fn width(&self) -> u64 {
+        self.width
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    pub fn get(&self, id: &EventId) -> Option<&Entry> {
+        let (segment, index) = self.by_id.get(id)?;
+        self.segments.get((segment - self.first) as usize)?.entries.get(*index as usize)
+    }
+
+    /// Adds an entry; positions come ascending, and an id once.
+    pub fn insert(&mut self, entry: Entry) {
+        let number = entry.position.0 / SEGMENT;
+        if self.segments.is_empty() {
+            self.first = number;
+        }
+        while self.first + self.segments.len() as u64 <= number {
+            self.segments.push_back(Segment::default());
+        }
+        let segment = &mut self.segments[(number - self.first) as usize];
+        segment.hash = None;
+        self.by_id.insert(entry.id, (number, segment.entries.len() as u32));
+        segment.entries.push(entry);
+    }
+
+    /// Forgets whole segments that `now` has left behind; the rest of the edge is cut when hashing.
+    pub fn advance(&mut self, now: Position) {
+        let Some(edge) = now.0.checked_sub(self.width) else { return };
+        while !self.segments.is_empty() && (self.first + 1) * SEGMENT <= edge + 1 {
+            let gone = self.segments.pop_front().unwrap_or_default();
+            self.first += 1;
+            for entry in gone.entries {
+                self.by_id.remove(&entry.id);
+            }
+        }
+    }
+
+    /// The container map of docs/formats.md 3 over the segments that hold an entry at a position > now - W: key u64
+    /// segment number, value H(`16` entries by position).
+    pub fn hash(&mut self, now: Position) -> Hash {
+        let mut map = Map::<Hash>::empty();
+        let edge = now.0.checked_sub(self.width);
+        for (index, segment) in self.segments.iter_mut().enumerate() {
+            let number = self.first + index as u64;
+            let cut = edge.is_some_and(|edge| number * SEGMENT <= edge);
+            let hash = if cut {
+                hash_entries(segment.entries.iter().filter(|entry| Some(entry.position.0) > edge))
+            } else {
+                if segment.hash.is_none() {
+                    segment.hash = hash_entries(segment.entries.iter());
+                }
+                segment.hash
+            };
+            if let Some(hash) = hash {
+                map.insert(&number.to_be_bytes(), hash);
+            }
+        }
+        map.hash()
+    }
+
+    /// The entries from a position on, packed for the store.
+    pub fn pack_from(&self, from: Position) -> Vec<u8> {
+        let mut out = Vec::new();
+        let skip = (from.0 / SEGMENT).saturating_sub(self.first) as usize;
+        for entry in self.segments.iter().skip(skip).flat_map(|segment| &segment.entries) {
+            if entry.position >= from {
+                entry.write(&mut out);
+            }
+        }
+        out
+    }
+
+    /// Adds packed entries, in the order they were packed.
+    pub fn unpack(&mut self, packed: &[u8]) -> Result<(), Malformed> {
+        let (entries, rest) = packed.as_chunks::<ENTRY_BYTES>();
+        if !rest.is_empty() {
+            return Err(Malformed(format!("{} bytes of window are not whole entries", packed.len())));
+        }
+        entries.iter().for_each(|bytes| self.insert(Entry::read(bytes)));
+        Ok(())
+    }
+}
+
+fn hash_entries<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<Hash> {
+    let mut bytes = Vec::new();
+    entries.for_each(|entry| entry.write(&mut bytes));
+    (!bytes.is_empty()).then(|| digest::window_segment(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(position: u64, seen: u64) -> Entry {
+        let mut nonce = [0; 16];
+        nonce[..8].copy_from_slice(&position.to_be_bytes());
+        let id = EventId { seen: Position(seen), nonce };
+        Entry { position: Position(position), id, intent: [7; 16], outcome: 0, code: 0, revision: Revision(position) }
+    }
+
+    fn filled(width: u64, positions: std::ops::Range<u64>) -> Window {
+        let mut window = Window::new(width);
+        for position in positions {
+            window.insert(entry(position, position.saturating_sub(1)));
+            window.advance(Position(position));
+        }
+        window
+    }
+
+    #[test]
+    fn an_id_is_found_until_its_segment_is_left_behind() {
+        let window = filled(2 * SEGMENT, 1..4 * SEGMENT);
+        assert!(window.get(&entry(4 * SEGMENT - 1, 4 * SEGMENT - 2).id).is_some());
+        assert!(window.get(&entry(2 * SEGMENT + 1, 2 * SEGMENT).id).is_some());
+        assert!(window.get(&entry(1, 0).id).is_none());
+        assert!((window.len() as u64) < 3 * SEGMENT + 1, "bounded by W and one segment");
+    }
+
+    #[test]
+    fn the_hash_covers_exactly_the_positions_after_n_minus_w() {
+        let now = Position(3 * SEGMENT);
+        let mut long = filled(SEGMENT, 1..3 * SEGMENT + 1);
+        let mut short = filled(SEGMENT, 2 * SEGMENT + 1..3 * SEGMENT + 1);
+        assert_eq!(long.hash(now), short.hash(now));
+        let mut other = filled(SEGMENT, 2 * SEGMENT + 2..3 * SEGMENT + 1);
+        assert_ne!(long.hash(now), other.hash(now), "the oldest position inside counts");
+    }
+
+    #[test]
+    fn what_is_packed_comes_back_equal() {
+        let mut window = filled(1 << 20, 1..10_000);
+        let mut again = Window::new(1 << 20);
+        again.unpack(&window.pack_from(Position(0))).unwrap();
+        assert_eq!(again.hash(Position(9_999)), window.hash(Position(9_999)));
+        assert!(again.unpack(&[0; ENTRY_BYTES + 1]).is_err());
+    }
+}

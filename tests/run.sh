@@ -1,0 +1,25 @@
+#!/bin/sh
+# Builds everything and passes the tests: what a contributor runs, and what CI runs.
+set -eu
+cd "$(dirname "$0")/.."
+. compose/prepare.sh
+
+say "1/5 The pure model, debug build: seconds, no C"
+cargo test --locked -q -p confold-model
+
+say "2/5 Building the workspace and its tests"
+cargo test --locked --release --workspace --no-run
+
+say "3/5 The binary"
+cargo build --locked --release --workspace
+
+say "4/5 Tests of the workspace"
+cargo test --locked --release --workspace -q
+
+say "5/5 Lints"
+if cargo clippy --version >/dev/null 2>&1; then
+    cargo clippy --locked --release --workspace --all-targets -q -- -D warnings
+else
+    echo "cargo clippy is not installed: skipped (rustup component add clippy)"
+fi
+say "All tests passed"
