@@ -9,9 +9,7 @@ use std::{cell::Cell, fmt};
 pub(super) fn json(text: &str) -> Result<Value, DynamicError> {
     let mut source = serde_json::Deserializer::from_str(text);
     // Our own bound is tighter and says so in its own words.
-    let value = Strict::new(text)
-        .deserialize(&mut source)
-        .and_then(|value| source.end().map(|()| value));
+    let value = strict(text, &mut source).and_then(|value| source.end().map(|()| value));
     value.map_err(|error| {
         let at = format!("line {} column {}", error.line(), error.column());
         failure(at.clone(), error.to_string().replace(&format!(" at {at}"), ""))
@@ -19,15 +17,13 @@ pub(super) fn json(text: &str) -> Result<Value, DynamicError> {
 }
 
 pub(super) fn yaml(text: &str) -> Result<Value, DynamicError> {
-    Strict::new(text)
-        .deserialize(serde_yaml_ng::Deserializer::from_str(text))
-        .map_err(|error| {
-            let place = error
-                .location()
-                .map(|at| format!("line {} column {}", at.line(), at.column()))
-                .unwrap_or_default();
-            failure(place.clone(), error.to_string().replace(&format!(" at {place}"), ""))
-        })
+    strict(text, serde_yaml_ng::Deserializer::from_str(text)).map_err(|error| {
+        let place = error
+            .location()
+            .map(|at| format!("line {} column {}", at.line(), at.column()))
+            .unwrap_or_default();
+        failure(place.clone(), error.to_string().replace(&format!(" at {place}"), ""))
+    })
 }
 
 fn failure(at: String, problem: String) -> DynamicError {
@@ -53,11 +49,15 @@ struct Strict<'a> {
     left: &'a Cell<usize>,
 }
 
-impl Strict<'_> {
-    fn new(text: &str) -> StrictRoot {
-        StrictRoot { left: text.len() + 1 }
+fn strict<'de, D: Deserializer<'de>>(text: &str, source: D) -> Result<Value, D::Error> {
+    Strict {
+        depth: 0,
+        left: &Cell::new(text.len() + 1),
     }
+    .deserialize(source)
+}
 
+impl Strict<'_> {
     fn nested<E: Error>(self) -> Result<Self, E> {
         if self.depth == MAX_NESTING {
             return Err(E::custom(format!("{TOO_DEEP} {MAX_NESTING}")));
@@ -72,20 +72,6 @@ impl Strict<'_> {
         let left = self.left.get().checked_sub(1).ok_or_else(|| E::custom(TOO_MANY))?;
         self.left.set(left);
         Ok(())
-    }
-}
-
-struct StrictRoot {
-    left: usize,
-}
-
-impl StrictRoot {
-    fn deserialize<'de, D: Deserializer<'de>>(self, source: D) -> Result<Value, D::Error> {
-        Strict {
-            depth: 0,
-            left: &Cell::new(self.left),
-        }
-        .deserialize(source)
     }
 }
 

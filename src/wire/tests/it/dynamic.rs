@@ -1,6 +1,6 @@
 //! Values in JSON, YAML and protobuf's text format, and what is said when they do not fit.
 
-use confold_model::code::Code;
+use confold_model::{canonicalise::ChildFields, code::Code, schema::Schema};
 use confold_wire::{
     dynamic::{DynamicError, MAX_NESTING, Types},
     pb::{self, value::Form},
@@ -14,9 +14,43 @@ use std::path::Path;
 const ALL: &str = "kinds.All";
 
 fn types() -> Types {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/kinds.proto");
-    Types::new(&descriptor_set_of(&source, &[]).unwrap().descriptor_set).unwrap()
+    Types::new(&descriptors()).unwrap()
 }
+
+fn descriptors() -> Vec<u8> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/kinds.proto");
+    descriptor_set_of(&source, &[]).unwrap().descriptor_set
+}
+
+/// Every kind of field, and every odd value of it.
+const DOCUMENTS: &[&str] = &[
+    r#"{}"#,
+    r#"{"a_double": 1.5, "a_float": 0.1, "an_int32": -1, "an_int64": "-9223372036854775808", "a_uint32": 4294967295,
+            "a_uint64": "18446744073709551615", "a_sint32": -2147483648, "a_sint64": -5, "a_fixed32": 7, "a_fixed64": "8",
+            "an_sfixed32": -9, "an_sfixed64": "-10", "a_bool": true, "a_string": "Gr\u00fc\u00dfe \"'\\ \n\u0001",
+            "some_bytes": "AP/+\/w==", "colour": "COLD"}"#,
+    r#"{"a_double": "NaN", "a_float": "-Infinity"}"#,
+    r#"{"a_double": -0.0, "a_float": -0.0}"#,
+    r#"{"a_double": 1e300, "a_float": 3.4028235e38}"#,
+    r#"{"maybe": 0}"#,
+    r#"{"nested": {}, "many": [{}, {"maybe": 1}, {"many": [{}]}]}"#,
+    r#"{"numbers": [3, -1, 0], "words": ["", "b", "a"], "colours": ["RED", "NONE", "BLUE"]}"#,
+    r#"{"by_word": {"b": 2, "a": 1, "": 0}, "by_number": {"7": {}, "-7": {"maybe": 7}},
+            "by_flag": {"true": "yes", "false": ""}, "by_big": {"18446744073709551615": "AA=="}}"#,
+    r#"{"word": ""}"#,
+    r#"{"number": 0}"#,
+    r#"{"shape": {"word": "w"}}"#,
+    r#"{"time": "2026-11-21T10:00:00.123Z", "duration": "-1.500s", "mask": "aBool,nested.aString"}"#,
+    r#"{"object": {"b": [1, null, {"c": true}], "a": "x"}, "value": null, "list": [1.5, "two", []]}"#,
+    r#"{"wrapped_float": 0.1, "wrapped_string": "", "wrapped_int64": "-1"}"#,
+    r#"{"any": {}}"#,
+    r#"{"any": {"@type": "type.googleapis.com/kinds.All", "a_string": "x", "by_word": {"a": 1, "b": 2}}}"#,
+    r#"{"any": {"@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"}}"#,
+    r#"{"any": {"@type": "type.googleapis.com/google.protobuf.Any",
+            "value": {"@type": "type.googleapis.com/kinds.All", "maybe": 0}}}"#,
+    r#"{"any": {"@type": "type.googleapis.com/no.Such", "@bytes": "AQID"}}"#,
+    r#"{"any": {"@type": "no slash", "@bytes": "AQID"}}"#,
+];
 
 /// The bytes of a document, after checking that every form leads back to them.
 fn round(types: &Types, json: &str) -> Vec<u8> {
@@ -39,36 +73,24 @@ fn round(types: &Types, json: &str) -> Vec<u8> {
 #[test]
 fn every_kind_survives_every_form() {
     let types = types();
-    let documents = [
-        r#"{}"#,
-        r#"{"a_double": 1.5, "a_float": 0.1, "an_int32": -1, "an_int64": "-9223372036854775808", "a_uint32": 4294967295,
-            "a_uint64": "18446744073709551615", "a_sint32": -2147483648, "a_sint64": -5, "a_fixed32": 7, "a_fixed64": "8",
-            "an_sfixed32": -9, "an_sfixed64": "-10", "a_bool": true, "a_string": "Gr\u00fc\u00dfe \"'\\ \n\u0001",
-            "some_bytes": "AP/+\/w==", "colour": "COLD"}"#,
-        r#"{"a_double": "NaN", "a_float": "-Infinity"}"#,
-        r#"{"a_double": -0.0, "a_float": -0.0}"#,
-        r#"{"a_double": 1e300, "a_float": 3.4028235e38}"#,
-        r#"{"maybe": 0}"#,
-        r#"{"nested": {}, "many": [{}, {"maybe": 1}, {"many": [{}]}]}"#,
-        r#"{"numbers": [3, -1, 0], "words": ["", "b", "a"], "colours": ["RED", "NONE", "BLUE"]}"#,
-        r#"{"by_word": {"b": 2, "a": 1, "": 0}, "by_number": {"7": {}, "-7": {"maybe": 7}},
-            "by_flag": {"true": "yes", "false": ""}, "by_big": {"18446744073709551615": "AA=="}}"#,
-        r#"{"word": ""}"#,
-        r#"{"number": 0}"#,
-        r#"{"shape": {"word": "w"}}"#,
-        r#"{"time": "2026-11-21T10:00:00.123Z", "duration": "-1.500s", "mask": "aBool,nested.aString"}"#,
-        r#"{"object": {"b": [1, null, {"c": true}], "a": "x"}, "value": null, "list": [1.5, "two", []]}"#,
-        r#"{"wrapped_float": 0.1, "wrapped_string": "", "wrapped_int64": "-1"}"#,
-        r#"{"any": {}}"#,
-        r#"{"any": {"@type": "type.googleapis.com/kinds.All", "a_string": "x", "by_word": {"a": 1, "b": 2}}}"#,
-        r#"{"any": {"@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"}}"#,
-        r#"{"any": {"@type": "type.googleapis.com/google.protobuf.Any",
-            "value": {"@type": "type.googleapis.com/kinds.All", "maybe": 0}}}"#,
-        r#"{"any": {"@type": "type.googleapis.com/no.Such", "@bytes": "AQID"}}"#,
-        r#"{"any": {"@type": "no slash", "@bytes": "AQID"}}"#,
-    ];
-    for document in documents {
+    for document in DOCUMENTS {
         round(&types, document);
+    }
+}
+
+#[test]
+fn what_is_read_is_canonical_already_where_there_are_no_children() {
+    let types = types();
+    let schema = Schema::compile(&descriptors(), ALL).unwrap();
+    for document in DOCUMENTS {
+        let bytes = types.from_json(ALL, document).unwrap();
+        schema
+            .check_config(schema.root(), &bytes, 1)
+            .unwrap_or_else(|error| panic!("{document}: {error}"));
+        let canonical = schema
+            .canonicalise(schema.root(), &bytes, 1, ChildFields::Allowed)
+            .unwrap();
+        assert_eq!(canonical.bytes, bytes, "{document}");
     }
 }
 

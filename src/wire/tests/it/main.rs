@@ -1,6 +1,7 @@
 //! Schemas from files, and values in every form.
 
 mod dynamic;
+mod event;
 mod json;
 mod samples;
 mod schema_source;

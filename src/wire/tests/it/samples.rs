@@ -1,6 +1,7 @@
 //! The schemas and samples that come with confold.
 
 use crate::schemas;
+use confold_model::{canonicalise::ChildFields, schema::Schema};
 use confold_wire::{
     dynamic::Types,
     schema_source::{Compiled, descriptor_set_of},
@@ -134,4 +135,45 @@ fn a_device_of_the_sample_reads_as_it_was_written() {
     let bytes = types.from_json("example.Device", &text).unwrap();
     let written: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(types.to_json("example.Device", &bytes).unwrap(), written);
+}
+
+#[test]
+fn the_samples_are_trees_of_their_schemas() {
+    for (folder, file, root, children) in [
+        (
+            "examples",
+            "network.yaml",
+            "example.Network",
+            vec!["clock", "devices", "vlans"],
+        ),
+        (
+            "voltha",
+            "sample.yaml",
+            "voltha.Voltha",
+            vec!["adapters", "logical_devices", "devices"],
+        ),
+    ] {
+        let descriptor_set = compile(folder).descriptor_set;
+        let schema = Schema::compile(&descriptor_set, root).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let text = fs::read_to_string(schemas(folder).join(file)).unwrap();
+        let bytes = Types::new(&descriptor_set).unwrap().from_yaml(root, &text).unwrap();
+        let canonical = schema
+            .canonicalise(schema.root(), &bytes, 1, ChildFields::Allowed)
+            .unwrap();
+        assert!(canonical.cleared.is_empty(), "nothing of a sample is lost");
+        let tree = schema.split(schema.root(), &canonical.bytes, 1).unwrap();
+        let found: Vec<&str> = tree
+            .children
+            .iter()
+            .map(|child| schema.message(schema.root()).child(child.field).unwrap().name.as_str())
+            .collect();
+        assert_eq!(found, children);
+    }
+}
+
+#[test]
+fn the_other_root_of_voltha_is_a_schema_too() {
+    let voltha = compile("voltha").descriptor_set;
+    let schema = Schema::compile(&voltha, "voltha.VolthaInstance").unwrap();
+    assert_eq!(schema.message(schema.root()).children().count(), 20);
 }

@@ -286,7 +286,8 @@ fn a_descriptor_set_that_would_trip_the_library_is_refused() {
     };
     expect![[r#"
         not a usable descriptor set: its descriptors contradict each other
-        not a usable descriptor set: it holds options that are still text: compile it to the end"#]].assert_eq(&[refusal(unknown_syntax), refusal(text_option)].join("\n"));
+        not a usable descriptor set: it holds options that are still text: compile it to the end"#]]
+    .assert_eq(&[refusal(unknown_syntax), refusal(text_option)].join("\n"));
     assert!(compiled(&prost_types::FileDescriptorSet { file: vec![file] }.encode_to_vec()).is_ok());
 }
 
