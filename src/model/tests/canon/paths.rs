@@ -58,7 +58,8 @@ fn what_is_no_path_is_refused_with_its_reason() {
     // K5: canonical decimal within the range only.
     for (text, words) in [
         ("/numbered/07", "write it as 7"),
-        ("/numbered/+7", "write it as 7"),
+        ("/numbered/+7", "which is written \"%2B7\""),
+        ("/numbered/%2B7", "write it as 7"),
         ("/numbered/-0", "write it as 0"),
         ("/numbered/-1", "use 0 to 18446744073709551615"),
         ("/numbered/18446744073709551616", "use 0 to"),
