@@ -67,9 +67,11 @@ pub struct Options {
     pub below: Path,
     /// Name each node of an added or removed subtree, descendants first, and not only its top.
     pub deep: bool,
+    /// Stop after so many.
+    pub limit: Option<usize>,
 }
 
-/// Visits the differences from `old` to `new` in their order, until `visit` breaks. Says whether it came to the end.
+/// Visits the differences from `old` to `new` in their order, until the limit, or until `visit` breaks. Says whether that was all.
 pub fn diff<S: Shape>(
     old: &Tree,
     new: &Tree,
@@ -78,7 +80,8 @@ pub fn diff<S: Shape>(
     objects: &dyn Objects,
     visit: &mut dyn FnMut(Difference) -> ControlFlow<()>,
 ) -> Result<bool, ObjectsError> {
-    let mut walk = Walk { shape, deep: options.deep, objects, visit, path: options.below.clone() };
+    let left = options.limit.unwrap_or(usize::MAX);
+    let mut walk = Walk { shape, deep: options.deep, left, objects, visit, path: options.below.clone() };
     let mut ty = Some(shape.root());
     let mut container = None;
     for (index, step) in options.below.steps.iter().enumerate() {
@@ -125,20 +128,16 @@ pub fn diff<S: Shape>(
     Ok(flow.is_continue())
 }
 
-/// At most `limit` changes, and whether these are all.
+/// The changes as a list, and whether these are all.
 pub fn changes<S: Shape>(
     old: &Tree,
     new: &Tree,
     shape: &S,
     options: &Options,
-    limit: usize,
     objects: &dyn Objects,
 ) -> Result<(Vec<Change>, bool), ObjectsError> {
     let mut found = Vec::new();
     let complete = diff(old, new, shape, options, objects, &mut |difference| {
-        if found.len() == limit {
-            return ControlFlow::Break(());
-        }
         found.push(difference.change);
         ControlFlow::Continue(())
     })?;
@@ -148,6 +147,8 @@ pub fn changes<S: Shape>(
 struct Walk<'a, S: Shape> {
     shape: &'a S,
     deep: bool,
+    /// How many more may be visited.
+    left: usize,
     objects: &'a dyn Objects,
     visit: &'a mut dyn FnMut(Difference) -> ControlFlow<()>,
     path: Path,
@@ -223,30 +224,34 @@ impl<S: Shape> Walk<'_, S> {
             pending.0.push((field, Announced::List { before: old.hash(), after: new.hash() }, ty));
             return Ok(ControlFlow::Continue(()));
         }
-        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        // Noted first and entered afterwards, so that the stack never holds more than one container's parts.
+        let (mut changed, mut added, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+        let left = self.left;
         let loaders = [old.loader(self.objects), new.loader(self.objects)];
         let mut parts = Parts { loaders: &loaders, path: Default::default() };
-        let flow = parts.compare(old.part().map(Side::of), new.part().map(Side::of), &mut |key, sides| {
-            let view = |side: usize, view: &ContainerView| {
-                sides[side].map(|link| element(link, &loaders[side], view.memory())).transpose()
-            };
-            match (view(0, old)?, view(1, new)?) {
-                (None, None) => {}
-                (None, Some(new)) => added.push((key.into(), new)),
-                (Some(old), None) => removed.push((key.into(), old)),
-                (Some(old), Some(new)) => {
-                    self.path.steps.push(Step { field, key: Some(key.into()) });
-                    let flow = self.nodes(&old, &new, ty)?;
-                    self.path.steps.pop();
-                    return Ok(flow);
-                }
+        let _ = parts.compare(old.part().map(Side::of), new.part().map(Side::of), &mut |key, sides| {
+            let view = |link: &Link<Node>, side: usize| element(link, &loaders[side], new.memory());
+            match sides {
+                [Some(old), Some(new)] => changed.push((Box::from(key), view(old, 0)?, view(new, 1)?)),
+                [Some(old), None] if removed.len() <= left => removed.push((Box::from(key), view(old, 0)?)),
+                [None, Some(new)] if added.len() <= left => added.push((Box::from(key), view(new, 1)?)),
+                _ => {}
             }
-            Ok(ControlFlow::Continue(()))
+            // Each of these brings at least one change, before all that was added or removed.
+            Ok(if changed.len() > left { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
+        for (key, old, new) in changed {
+            self.path.steps.push(Step { field, key: Some(key) });
+            let flow = self.nodes(&old, &new, ty)?;
+            self.path.steps.pop();
+            if flow.is_break() {
+                return Ok(flow);
+            }
+        }
         if !added.is_empty() || !removed.is_empty() {
             pending.0.push((field, Announced::Elements { added, removed }, ty));
         }
-        Ok(flow)
+        Ok(ControlFlow::Continue(()))
     }
 
     fn announce(&mut self, pending: Pending<Option<S::Type>>) -> Flow {
@@ -254,7 +259,7 @@ impl<S: Shape> Walk<'_, S> {
             match announced {
                 Announced::List { before, after } => {
                     self.path.steps.push(Step { field, key: None });
-                    let flow = self.emit_hashes(ChangeKind::ListChanged, Some(before), Some(after));
+                    let flow = self.emit_list(before, after);
                     self.path.steps.pop();
                     if flow.is_break() {
                         return Ok(flow);
@@ -299,7 +304,7 @@ impl<S: Shape> Walk<'_, S> {
                     let hash = node.entry_hash(field).unwrap_or_default();
                     let (before, after) = if kind == ChangeKind::Added { (Hash::ZERO, hash) } else { (hash, Hash::ZERO) };
                     self.path.steps.push(Step { field, key: None });
-                    let flow = self.emit_hashes(ChangeKind::ListChanged, Some(before), Some(after));
+                    let flow = self.emit_list(before, after);
                     self.path.steps.pop();
                     if flow.is_break() {
                         return Ok(flow);
@@ -326,11 +331,23 @@ impl<S: Shape> Walk<'_, S> {
 
     fn emit(&mut self, kind: ChangeKind, old: Option<NodeView>, new: Option<NodeView>) -> ControlFlow<()> {
         let (before, after) = (old.as_ref().map(NodeView::hash), new.as_ref().map(NodeView::hash));
-        (self.visit)(Difference { change: Change { path: self.path.clone(), kind, before, after }, old, new })
+        self.tell(Difference { change: Change { path: self.path.clone(), kind, before, after }, old, new })
     }
 
-    fn emit_hashes(&mut self, kind: ChangeKind, before: Option<Hash>, after: Option<Hash>) -> ControlFlow<()> {
-        (self.visit)(Difference { change: Change { path: self.path.clone(), kind, before, after }, old: None, new: None })
+    fn emit_list(&mut self, before: Hash, after: Hash) -> ControlFlow<()> {
+        let (path, kind) = (self.path.clone(), ChangeKind::ListChanged);
+        let change = Change { path, kind, before: Some(before), after: Some(after) };
+        self.tell(Difference { change, old: None, new: None })
+    }
+
+    fn tell(&mut self, difference: Difference) -> ControlFlow<()> {
+        match self.left.checked_sub(1) {
+            None => ControlFlow::Break(()),
+            Some(left) => {
+                self.left = left;
+                (self.visit)(difference)
+            }
+        }
     }
 
     fn child_shape(
@@ -432,7 +449,7 @@ impl Parts<'_> {
         for nibble in 0..16 {
             let (old, new) = (old.branch(nibble), new.branch(nibble));
             if let (Some(old), Some(new)) = (old, new)
-                && old.link.hash(&mut Vec::new()) == new.link.hash(&mut Vec::new())
+                && old.link.hash_alone() == new.link.hash_alone()
             {
                 continue;
             }
@@ -563,7 +580,7 @@ fn on(which: usize, link: &Link<Node>) -> Both<'_> {
 }
 
 fn differ(both: Both<'_>) -> bool {
-    let [old, new] = both.map(|link| link.map(|link| link.hash(&mut Vec::new())));
+    let [old, new] = both.map(|link| link.map(|link| link.hash_alone()));
     old != new
 }
 

@@ -20,16 +20,35 @@ const TOUCHED: u8 = 2;
 /// What becomes an object.
 pub(crate) trait Encode: Clone {
     /// Appends the object's bytes. What is below is hashed where that is not done yet.
-    fn encode(&self, out: &mut Vec<u8>);
+    fn encode(&self, scratch: &mut Scratch);
+
+    /// Hashes all that is below without recursion; for contents that can be nested deeper than a stack is.
+    fn hash_below(&self, _: &mut Scratch) {}
 }
 
-/// What an object holds in memory.
+/// What an object of a tree holds in memory.
 pub(crate) trait Content: Encode {
-    fn each_link(&self, visit: &mut dyn FnMut(&dyn AnyLink));
-    fn each_link_mut(&mut self, visit: &mut dyn FnMut(&mut dyn AnyLink));
+    fn each_link<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn AnyLink));
+    fn each_link_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&'a mut dyn AnyLink));
     /// Bytes of memory that it takes, without what is below.
     fn size(&self) -> usize;
 }
+
+/// A buffer for encoding, used as a stack: whoever appends a preimage to hash it takes it away again.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    pub bytes: Vec<u8>,
+    depth: usize,
+}
+
+impl Scratch {
+    pub fn with_room() -> Scratch {
+        Scratch { bytes: Vec::with_capacity(1024), depth: 0 }
+    }
+}
+
+/// Hashing goes down by recursion this far, which is further than any tree of a real configuration is deep.
+const RECURSION: usize = 64;
 
 /// Loads content by hash.
 pub(crate) trait Source<T> {
@@ -84,6 +103,11 @@ impl<T> Link<T> {
         Ok(content)
     }
 
+    /// The content, where nobody else holds it.
+    pub fn into_content(self) -> Option<T> {
+        self.loaded.into_inner().and_then(Arc::into_inner)
+    }
+
     fn known_hash(&self) -> &Hash {
         self.hash.get().expect("a link without content has a hash")
     }
@@ -116,16 +140,26 @@ impl<T: Encode> Link<T> {
         Ok(Arc::get_mut(content).expect("nobody else holds what was copied just above"))
     }
 
-    /// Hashes what is not hashed yet. `buffer` is used as a stack: what it held is there afterwards.
-    pub fn hash(&self, buffer: &mut Vec<u8>) -> Hash {
+    /// Hashes what is not hashed yet.
+    pub fn hash(&self, scratch: &mut Scratch) -> Hash {
         *self.hash.get_or_init(|| {
             let content = self.loaded.get().expect("a link without a hash has content");
-            let start = buffer.len();
-            content.encode(buffer);
-            let hash = Hash::of(&buffer[start..]);
-            buffer.truncate(start);
+            if scratch.depth >= RECURSION {
+                content.hash_below(scratch);
+            }
+            scratch.depth += 1;
+            let start = scratch.bytes.len();
+            content.encode(scratch);
+            let hash = Hash::of(&scratch.bytes[start..]);
+            scratch.bytes.truncate(start);
+            scratch.depth -= 1;
             hash
         })
+    }
+
+    /// The hash on its own, for where it is known nearly always.
+    pub fn hash_alone(&self) -> Hash {
+        self.known().unwrap_or_else(|| self.hash(&mut Scratch::with_room()))
     }
 }
 
@@ -135,8 +169,22 @@ impl<T> Clone for Link<T> {
     }
 }
 
-/// Takes objects and their hashes on their way to a store.
-pub(crate) type Sink<'a> = &'a mut dyn FnMut(Hash, Bytes);
+/// What can be done with a link whatever it leads to. Nothing here recurses: keys that begin alike, in containers within
+/// containers, make trees deeper than a thread's stack.
+pub(crate) trait AnyLink {
+    fn is_hashed(&self) -> bool;
+    fn is_persisted(&self) -> bool;
+    /// Hashes the content; everything below is hashed already.
+    fn hash_here(&self, scratch: &mut Scratch);
+    /// Encodes the content, tells it with its hash, and remembers it as persisted. Everything below is.
+    fn hand_out_here(&self, scratch: &mut Scratch, sink: &mut dyn FnMut(Hash, Bytes));
+    /// Bytes of memory, without what is below.
+    fn size_here(&self) -> usize;
+    /// The links of what is loaded.
+    fn each_below<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn AnyLink));
+    /// Forgets the content if it can be had again and is to go; else the links below are to be looked at.
+    fn shed_here<'a>(&'a mut self, shedding: &mut Shedding, below: &mut dyn FnMut(&'a mut dyn AnyLink));
+}
 
 /// How much a pass of shedding still has to free, and whether it spares what was used lately.
 pub(crate) struct Shedding {
@@ -144,48 +192,110 @@ pub(crate) struct Shedding {
     pub spare_touched: bool,
 }
 
-/// What can be done with a link whatever it leads to.
-pub(crate) trait AnyLink {
-    /// Hands out what is new at and below it, children first.
-    fn hand_out(&self, buffer: &mut Vec<u8>, sink: Sink<'_>);
-    /// Bytes of memory that the loaded objects at and below it take.
-    fn measure(&self) -> usize;
-    /// Forgets loaded content that can be had again.
-    fn shed(&mut self, shedding: &mut Shedding);
+/// Hashes these and all that is below, children first.
+pub(crate) fn hash_all<'a>(mut open: Vec<&'a dyn AnyLink>, scratch: &mut Scratch) {
+    while let Some(link) = open.last().copied() {
+        let before = open.len();
+        if !link.is_hashed() {
+            link.each_below(&mut |below| {
+                if !below.is_hashed() {
+                    open.push(below);
+                }
+            });
+        }
+        if open.len() == before {
+            open.pop();
+            link.hash_here(scratch);
+        }
+    }
+}
+
+/// Hands out what is new at and below a link, children first.
+pub(crate) fn hand_out(link: &dyn AnyLink, sink: &mut dyn FnMut(Hash, Bytes)) {
+    let mut scratch = Scratch::with_room();
+    let mut open = vec![link];
+    while let Some(link) = open.last().copied() {
+        let before = open.len();
+        if !link.is_persisted() {
+            link.each_below(&mut |below| {
+                if !below.is_persisted() {
+                    open.push(below);
+                }
+            });
+        }
+        if open.len() == before {
+            open.pop();
+            if !link.is_persisted() {
+                link.hand_out_here(&mut scratch, sink);
+            }
+        }
+    }
+}
+
+/// Bytes of memory that the loaded objects at and below a link take.
+pub(crate) fn measure(link: &dyn AnyLink) -> usize {
+    let mut open = vec![link];
+    let mut size = 0;
+    while let Some(link) = open.pop() {
+        size += link.size_here();
+        link.each_below(&mut |below| open.push(below));
+    }
+    size
+}
+
+/// Forgets content until nothing is in excess or all has been looked at.
+pub(crate) fn shed(link: &mut dyn AnyLink, shedding: &mut Shedding) {
+    let mut open = vec![link];
+    while let Some(link) = open.pop() {
+        if shedding.excess == 0 {
+            return;
+        }
+        link.shed_here(shedding, &mut |below| open.push(below));
+    }
 }
 
 impl<T: Content> AnyLink for Link<T> {
-    fn hand_out(&self, buffer: &mut Vec<u8>, sink: Sink<'_>) {
-        if self.flags.load(Relaxed) & PERSISTED != 0 {
-            return;
-        }
+    fn is_hashed(&self) -> bool {
+        self.hash.get().is_some()
+    }
+
+    fn is_persisted(&self) -> bool {
+        self.flags.load(Relaxed) & PERSISTED != 0
+    }
+
+    fn hash_here(&self, scratch: &mut Scratch) {
+        self.hash(scratch);
+    }
+
+    fn hand_out_here(&self, scratch: &mut Scratch, sink: &mut dyn FnMut(Hash, Bytes)) {
         let content = self.loaded.get().expect("what is not persisted is loaded");
-        content.each_link(&mut |link| link.hand_out(buffer, sink));
-        buffer.clear();
-        content.encode(buffer);
-        let hash = *self.hash.get_or_init(|| Hash::of(buffer));
-        sink(hash, Bytes::copy_from_slice(buffer));
+        content.encode(scratch);
+        let hash = *self.hash.get_or_init(|| Hash::of(&scratch.bytes));
+        sink(hash, Bytes::copy_from_slice(&scratch.bytes));
+        scratch.bytes.clear();
         self.flags.fetch_or(PERSISTED, Relaxed);
     }
 
-    fn measure(&self) -> usize {
-        let Some(content) = self.loaded.get() else { return 0 };
-        let mut size = content.size();
-        content.each_link(&mut |link| size += link.measure());
-        size
+    fn size_here(&self) -> usize {
+        self.loaded.get().map_or(0, |content| content.size())
     }
 
-    fn shed(&mut self, shedding: &mut Shedding) {
-        if shedding.excess == 0 || self.loaded.get().is_none() {
+    fn each_below<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn AnyLink)) {
+        if let Some(content) = self.loaded.get() {
+            content.each_link(visit);
+        }
+    }
+
+    fn shed_here<'a>(&'a mut self, shedding: &mut Shedding, below: &mut dyn FnMut(&'a mut dyn AnyLink)) {
+        if self.loaded.get().is_none() {
             return;
         }
         let flags = self.flags.get_mut();
         let touched = *flags & TOUCHED != 0;
         *flags &= !TOUCHED;
         if *flags & PERSISTED != 0 && !(touched && shedding.spare_touched) {
-            let size = self.measure();
-            let nothing_below = self.loaded.get().is_some_and(|content| content.size() == size);
-            if size <= shedding.excess || nothing_below {
+            let size = measure(self);
+            if size <= shedding.excess || size == self.size_here() {
                 shedding.excess = shedding.excess.saturating_sub(size);
                 self.loaded.take();
                 return;
@@ -193,7 +303,7 @@ impl<T: Content> AnyLink for Link<T> {
         }
         // The links inside change, not the object they stand for: hash and flags stay.
         if let Some(content) = self.loaded.get_mut() {
-            Arc::make_mut(content).each_link_mut(&mut |link| link.shed(shedding));
+            Arc::make_mut(content).each_link_mut(below);
         }
     }
 }

@@ -8,8 +8,8 @@
 //! After an `Err` of an edit the tree is to be dropped: it may hold a part of the change.
 
 use crate::ids::Hash;
-use crate::link::{AnyLink, Content, Encode, Link, Shedding, Source};
-use crate::map::{Branch, Bucket, Inner, MapValue, Part};
+use crate::link::{AnyLink, Content, Encode, Link, Scratch, Shedding, Source, hand_out, hash_all, measure, shed};
+use crate::map::{Branch, Bucket, Inner, Part, Value};
 use crate::node::{
     self, ConfigObject, EMPTY_NODE, EMPTY_NODE_BYTES, INLINE_CONFIG, KIND_BLOB, KIND_NODE, Object, ObjectRefused, Place,
     check_place, put_varint,
@@ -58,7 +58,7 @@ impl Tree {
 
     /// The hash of the root node. Hashes what an edit has changed since it was last asked for, each object once.
     pub fn root(&self) -> Hash {
-        self.root.known().unwrap_or_else(|| self.root.hash(&mut Vec::with_capacity(1024)))
+        self.root.hash_alone()
     }
 
     /// The node at a path. A path without a key at its end is that of a single child here.
@@ -171,7 +171,7 @@ impl Tree {
                 parent.put_entry(last.field, None);
             }
             if let Some(node) = &removed {
-                memory.subtract(node.measure());
+                memory.subtract(measure(node));
             }
             Ok(removed.is_some())
         })?;
@@ -198,7 +198,7 @@ impl Tree {
     /// Hands out every object that is new since the last call, children before parents, and remembers it as persisted.
     /// Costs O(new objects). The same content at two new places may come twice.
     pub fn unpersisted(&self, sink: &mut dyn FnMut(Hash, Bytes)) {
-        self.root.hand_out(&mut Vec::with_capacity(1024), sink);
+        hand_out(&self.root, sink);
     }
 
     /// Roughly how many bytes the loaded objects take, of this tree and its clones together: kept up at each load and edit, put right by
@@ -209,16 +209,16 @@ impl Tree {
 
     /// Forgets loaded objects that a store holds until about `target` bytes are left.
     ///
-    /// What was not used since the last call goes first, as whole subtrees; then whatever is persisted, in key order. That is the clock
+    /// What was not used since the last call goes first, as whole subtrees; then whatever is persisted. That is the clock
     /// algorithm with one bit for each link: reading costs one flag, and nothing is kept in order of use. A call visits all that
     /// is loaded, so it is for when [`Tree::memory`] has outgrown a limit, with a target well below that. New objects stay.
     /// Views and clones keep what they hold until they are dropped.
     pub fn shed(&mut self, target: usize) {
-        let size = self.root.measure();
+        let size = measure(&self.root);
         let mut shedding = Shedding { excess: size.saturating_sub(target), spare_touched: true };
-        self.root.shed(&mut shedding);
+        shed(&mut self.root, &mut shedding);
         shedding.spare_touched = false;
-        self.root.shed(&mut shedding);
+        shed(&mut self.root, &mut shedding);
         self.memory.0.store(size.min(target.saturating_add(shedding.excess)), Relaxed);
     }
 
@@ -275,8 +275,8 @@ impl Tree {
             }
         }
         let hash = match reached {
-            ReachedLink::Node(link) => link.hash(&mut Vec::new()),
-            ReachedLink::Single(link) => link.hash(&mut Vec::new()),
+            ReachedLink::Node(link) => link.hash_alone(),
+            ReachedLink::Single(link) => link.hash_alone(),
         };
         Ok(Reached::Node(node, hash))
     }
@@ -340,7 +340,7 @@ impl NodeView {
         let Some(entry) = self.node.entry(field) else { return Ok(NodeView::empty(&self.memory)) };
         match &**entry.load(&self.loader(objects), Place::Top)? {
             Child::Single(node) => {
-                Ok(NodeView { hash: entry.hash(&mut Vec::new()), node: node.clone(), memory: self.memory.clone() })
+                Ok(NodeView { hash: entry.hash_alone(), node: node.clone(), memory: self.memory.clone() })
             }
             child => Err(child.wrong(entry)),
         }
@@ -367,7 +367,7 @@ impl NodeView {
 
     /// Hash of what a field holds, without loading it.
     pub(crate) fn entry_hash(&self, field: u32) -> Option<Hash> {
-        self.node.entry(field).map(|entry| entry.hash(&mut Vec::new()))
+        self.node.entry(field).map(|entry| entry.hash_alone())
     }
 
     fn loader<'a>(&'a self, objects: &'a dyn Objects) -> Loader<'a> {
@@ -478,7 +478,7 @@ impl ContainerView {
 /// A view of the node behind an element's link.
 pub(crate) fn element(link: &Link<Node>, loader: &Loader<'_>, memory: &Meter) -> Result<NodeView, ObjectsError> {
     let node = link.load(loader, Place::Top)?.clone();
-    Ok(NodeView { hash: link.hash(&mut Vec::new()), node, memory: memory.clone() })
+    Ok(NodeView { hash: link.hash_alone(), node, memory: memory.clone() })
 }
 
 /// One immutable node in memory.
@@ -611,9 +611,10 @@ fn container_of(entries: &[(Box<[u8]>, Subtree<'_>)], memory: &Meter) -> Option<
         nodes.dedup_by_key(|(key, _)| *key);
     }
     let keys: Vec<&[u8]> = nodes.iter().map(|(key, _)| *key).collect();
-    let mut links = nodes.iter().map(|(_, subtree)| Link::fresh(Node::of(subtree, memory)));
+    // Made before the parts, so that the stack never holds more than one container's.
+    let links: Vec<Link<Node>> = nodes.iter().map(|(_, subtree)| Link::fresh(Node::of(subtree, memory))).collect();
     memory.add(keys.iter().map(|key| key.len() + size_of::<Link<Node>>()).sum());
-    Some(Part::build(&keys, &mut links, 0))
+    Some(Part::build(&keys, &mut links.into_iter(), 0))
 }
 
 impl Node {
@@ -677,7 +678,7 @@ impl Node {
     fn data_hash(&self) -> Hash {
         match &self.config {
             Config::Inline(bytes) => node::data_hash(bytes),
-            Config::Blob(link) => link.hash(&mut Vec::new()),
+            Config::Blob(link) => link.hash_alone(),
         }
     }
 
@@ -693,7 +694,7 @@ impl Node {
         let top = entry.load(loader, Place::Top)?;
         match &**top {
             Child::Container(_) => {
-                Ok(ContainerView { hash: entry.hash(&mut Vec::new()), top: Some(top.clone()), memory: memory.clone() })
+                Ok(ContainerView { hash: entry.hash_alone(), top: Some(top.clone()), memory: memory.clone() })
             }
             child => Err(child.wrong(entry)),
         }
@@ -709,7 +710,7 @@ impl Child {
     }
 
     fn wrong(&self, link: &Link<Child>) -> ObjectsError {
-        self.wrong_at(link.hash(&mut Vec::new()))
+        self.wrong_at(link.hash_alone())
     }
 
     /// The path was resolved against a schema that says otherwise.
@@ -740,50 +741,64 @@ impl Config {
     fn length(&self) -> usize {
         match self {
             Config::Inline(bytes) => bytes.len(),
-            Config::Blob(link) => link.measure(),
+            Config::Blob(link) => measure(&**link),
         }
     }
 }
 
-impl MapValue for Link<Node> {
-    fn hash(&self, buffer: &mut Vec<u8>) -> Hash {
-        Link::hash(self, buffer)
+impl Value for Link<Node> {
+    fn hash(&self, scratch: &mut Scratch) -> Hash {
+        Link::hash(self, scratch)
     }
+
+    fn hash_below(part: &Part<Link<Node>>, scratch: &mut Scratch) {
+        hash_links(part, scratch);
+    }
+}
+
+fn hash_links(content: &impl Content, scratch: &mut Scratch) {
+    let mut open = Vec::new();
+    content.each_link(&mut |link| open.push(link));
+    hash_all(open, scratch);
 }
 
 impl Encode for Node {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(KIND_NODE);
+    fn encode(&self, scratch: &mut Scratch) {
+        scratch.bytes.push(KIND_NODE);
         match &self.config {
             Config::Inline(bytes) => {
-                out.push(0);
-                put_varint(out, bytes.len() as u64);
-                out.extend_from_slice(bytes);
+                scratch.bytes.push(0);
+                put_varint(&mut scratch.bytes, bytes.len() as u64);
+                scratch.bytes.extend_from_slice(bytes);
             }
             Config::Blob(link) => {
-                out.push(1);
-                let hash = link.hash(out);
-                out.extend_from_slice(&hash.0);
+                scratch.bytes.push(1);
+                let hash = link.hash(scratch);
+                scratch.bytes.extend_from_slice(&hash.0);
             }
         }
-        put_varint(out, self.entries.len() as u64);
+        put_varint(&mut scratch.bytes, self.entries.len() as u64);
         for entry in &self.entries {
-            put_varint(out, u64::from(entry.field));
-            let hash = entry.link.hash(out);
-            out.extend_from_slice(&hash.0);
+            put_varint(&mut scratch.bytes, u64::from(entry.field));
+            let hash = entry.link.hash(scratch);
+            scratch.bytes.extend_from_slice(&hash.0);
         }
+    }
+
+    fn hash_below(&self, scratch: &mut Scratch) {
+        hash_links(self, scratch);
     }
 }
 
 impl Content for Node {
-    fn each_link(&self, visit: &mut dyn FnMut(&dyn AnyLink)) {
+    fn each_link<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn AnyLink)) {
         if let Config::Blob(link) = &self.config {
             visit(&**link);
         }
         self.entries.iter().for_each(|entry| visit(&entry.link));
     }
 
-    fn each_link_mut(&mut self, visit: &mut dyn FnMut(&mut dyn AnyLink)) {
+    fn each_link_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&'a mut dyn AnyLink)) {
         if let Config::Blob(link) = &mut self.config {
             visit(&mut **link);
         }
@@ -800,23 +815,27 @@ impl Content for Node {
 }
 
 impl Encode for Child {
-    fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(&self, scratch: &mut Scratch) {
         match self {
-            Child::Single(node) => node.encode(out),
-            Child::Container(part) => part.encode(out),
+            Child::Single(node) => node.encode(scratch),
+            Child::Container(part) => part.encode(scratch),
         }
+    }
+
+    fn hash_below(&self, scratch: &mut Scratch) {
+        hash_links(self, scratch);
     }
 }
 
 impl Content for Child {
-    fn each_link(&self, visit: &mut dyn FnMut(&dyn AnyLink)) {
+    fn each_link<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn AnyLink)) {
         match self {
             Child::Single(node) => node.each_link(visit),
             Child::Container(part) => part.each_link(visit),
         }
     }
 
-    fn each_link_mut(&mut self, visit: &mut dyn FnMut(&mut dyn AnyLink)) {
+    fn each_link_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&'a mut dyn AnyLink)) {
         match self {
             Child::Single(node) => Arc::make_mut(node).each_link_mut(visit),
             Child::Container(part) => part.each_link_mut(visit),
@@ -832,7 +851,7 @@ impl Content for Child {
 }
 
 impl Content for Part<Link<Node>> {
-    fn each_link(&self, visit: &mut dyn FnMut(&dyn AnyLink)) {
+    fn each_link<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn AnyLink)) {
         match self {
             Part::Bucket(bucket) => bucket.values.iter().for_each(|link| visit(link)),
             Part::Inner(inner) => {
@@ -842,7 +861,7 @@ impl Content for Part<Link<Node>> {
         }
     }
 
-    fn each_link_mut(&mut self, visit: &mut dyn FnMut(&mut dyn AnyLink)) {
+    fn each_link_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&'a mut dyn AnyLink)) {
         match self {
             Part::Bucket(bucket) => bucket.values.iter_mut().for_each(|link| visit(link)),
             Part::Inner(inner) => {
@@ -858,15 +877,16 @@ impl Content for Part<Link<Node>> {
 }
 
 impl Encode for Blob {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(KIND_BLOB);
-        out.extend_from_slice(&self.0);
+    fn encode(&self, scratch: &mut Scratch) {
+        scratch.bytes.push(KIND_BLOB);
+        scratch.bytes.extend_from_slice(&self.0);
     }
 }
 
 impl Content for Blob {
-    fn each_link(&self, _: &mut dyn FnMut(&dyn AnyLink)) {}
-    fn each_link_mut(&mut self, _: &mut dyn FnMut(&mut dyn AnyLink)) {}
+    fn each_link<'a>(&'a self, _: &mut dyn FnMut(&'a dyn AnyLink)) {}
+    fn each_link_mut<'a>(&'a mut self, _: &mut dyn FnMut(&'a mut dyn AnyLink)) {}
+
     fn size(&self) -> usize {
         ARC + self.0.len()
     }
@@ -911,9 +931,9 @@ impl Loader<'_> {
 
     fn trace(&self, content: &impl Encode) {
         if let Some(trace) = self.trace {
-            let mut bytes = Vec::new();
-            content.encode(&mut bytes);
-            trace.borrow_mut().push(bytes.into());
+            let mut scratch = Scratch::default();
+            content.encode(&mut scratch);
+            trace.borrow_mut().push(scratch.bytes.into());
         }
     }
 }
