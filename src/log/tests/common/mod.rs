@@ -13,7 +13,10 @@ use confold_log::{Log, LogError, Reader, Record};
 use confold_model::ids::{Position, Time};
 use parking_lot::Mutex;
 
-pub const IDENTITY: Identity = Identity { log_id: *b"the log id......", transport_id: *b"the transport id" };
+pub const IDENTITY: Identity = Identity {
+    log_id: *b"the log id......",
+    transport_id: *b"the transport id",
+};
 pub const DEADLINE: Duration = Duration::from_secs(20);
 const SECTOR: usize = 512;
 
@@ -117,8 +120,15 @@ impl SimDisk {
             }
         }
         let files: Vec<Content> = state.files.iter().map(|file| file.after_crash(&mut kept)).collect();
-        let state = State { durable_names: names.clone(), names, files, ..State::default() };
-        SimDisk { state: Arc::new(Mutex::new(state)) }
+        let state = State {
+            durable_names: names.clone(),
+            names,
+            files,
+            ..State::default()
+        };
+        SimDisk {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     pub fn bytes(&self, name: &str) -> Vec<u8> {
@@ -129,7 +139,10 @@ impl SimDisk {
     /// Replaces a file's content, durably.
     pub fn put(&self, name: &str, bytes: Vec<u8>) {
         let mut state = self.state.lock();
-        state.files.push(Content { now: bytes.clone(), durable: bytes });
+        state.files.push(Content {
+            now: bytes.clone(),
+            durable: bytes,
+        });
         let index = state.files.len() - 1;
         state.names.insert(name.to_owned(), index);
         state.durable_names.insert(name.to_owned(), index);
@@ -143,7 +156,13 @@ impl SimDisk {
 
     /// Names of the segment files, oldest first.
     pub fn segments(&self) -> Vec<String> {
-        self.state.lock().names.keys().filter(|name| name.ends_with(".log")).cloned().collect()
+        self.state
+            .lock()
+            .names
+            .keys()
+            .filter(|name| name.ends_with(".log"))
+            .cloned()
+            .collect()
     }
 
     pub fn used(&self) -> usize {
@@ -180,7 +199,10 @@ impl Content {
                 bytes[start..start + now.len()].copy_from_slice(now);
             }
         }
-        Content { now: bytes.clone(), durable: bytes }
+        Content {
+            now: bytes.clone(),
+            durable: bytes,
+        }
     }
 }
 
@@ -256,7 +278,10 @@ struct SimFile {
 
 impl SimDisk {
     fn file(&self, index: usize) -> Arc<dyn DiskFile> {
-        Arc::new(SimFile { disk: self.clone(), index })
+        Arc::new(SimFile {
+            disk: self.clone(),
+            index,
+        })
     }
 }
 
@@ -317,7 +342,11 @@ pub const EIO: i32 = 5;
 pub const ENOSPC: i32 = 28;
 
 pub fn options() -> Options {
-    Options { clock: Arc::new(|| Time(1_700_000_000_000)), full_pause: Duration::from_millis(1), ..Options::default() }
+    Options {
+        clock: Arc::new(|| Time(1_700_000_000_000)),
+        full_pause: Duration::from_millis(1),
+        ..Options::default()
+    }
 }
 
 pub fn create(disk: &SimDisk, options: Options) -> FileLog {
@@ -345,7 +374,9 @@ pub fn read_some(reader: &mut dyn Reader, count: usize) -> Vec<Record> {
     let give_up = Instant::now() + DEADLINE;
     let mut records = Vec::new();
     while records.len() < count {
-        let left = give_up.checked_duration_since(Instant::now()).expect("the records come in time");
+        let left = give_up
+            .checked_duration_since(Instant::now())
+            .expect("the records come in time");
         records.extend(reader.read(count - records.len(), usize::MAX, left).unwrap());
     }
     records
