@@ -154,7 +154,7 @@ impl FileLog {
     pub fn create_on(disk: Arc<dyn Disk>, identity: Identity, options: Options) -> Result<FileLog, LogError> {
         let lock = open::lock(&*disk)?;
         let appender = begin(&disk, identity, None, &options)?;
-        Ok(FileLog::start(disk, lock, appender, None, None, None, options))
+        FileLog::start(disk, lock, appender, None, None, None, options)
     }
 
     pub fn open_on(disk: Arc<dyn Disk>, options: Options) -> Result<FileLog, LogError> {
@@ -162,7 +162,7 @@ impl FileLog {
         let found = open::find(&disk, Access::Write, &options)?;
         let len = found.extents[found.extents.len() - 1].len;
         let appender = Appender::resume(disk.clone(), found.last, len, found.tip, options.segment_bytes);
-        Ok(FileLog::start(
+        FileLog::start(
             disk,
             lock,
             appender,
@@ -170,7 +170,7 @@ impl FileLog {
             found.origin,
             found.cut,
             options,
-        ))
+        )
     }
 
     pub fn open_read_only_on(disk: Arc<dyn Disk>, options: Options) -> Result<FileLog, LogError> {
@@ -203,6 +203,27 @@ impl FileLog {
     /// The next position, the digest of the last record and its time.
     pub fn tip(&self) -> Tip {
         self.tail.tip()
+    }
+
+    /// The same before `position`, which is one of the range or its end: what a copy that begins there has to know.
+    pub fn tip_at(&self, position: Position) -> Result<Tip, LogError> {
+        let starts = self.tail.starts_up_to(position);
+        if starts.last() == Some(&position) {
+            return Ok(segment::Segment::open(&*self.tail.disk, position, Access::Read)?
+                .header
+                .start);
+        }
+        let before = Position(position.0.saturating_sub(1));
+        let records = self.reader(before)?.read(1, 0, Duration::ZERO)?;
+        let record = records.first().ok_or(LogError::BeyondEnd {
+            asked: position,
+            end: self.range().end,
+        })?;
+        Ok(Tip {
+            position,
+            digest: record.digest,
+            time: record.time,
+        })
     }
 
     /// By how many milliseconds the last stamp is ahead of the clock: a reason for an alarm, as all records get that same stamp until
@@ -266,7 +287,7 @@ impl FileLog {
         origin: Option<Origin>,
         cut: Option<Cut>,
         options: Options,
-    ) -> FileLog {
+    ) -> Result<FileLog, LogError> {
         let identity = appender.identity();
         let extents = extents.unwrap_or_else(|| [appender.extent].into());
         let tail = Arc::new(Tail::new(disk, extents, appender.tip, options.ring_bytes));
@@ -277,20 +298,20 @@ impl FileLog {
                 .name("log-writer".to_owned())
                 .spawn(move || writer::run(appender, queue, tail, options))
         };
-        let thread = thread.expect("a process that cannot start a thread cannot go on");
+        let thread = thread.map_err(|error| LogError::failed("cannot start the log's writer", error))?;
         let writer = Writer {
             queue,
             thread: Mutex::new(Some(thread)),
             lock: Mutex::new(Some(lock)),
         };
-        FileLog {
+        Ok(FileLog {
             identity,
             origin: Mutex::new(origin),
             cut,
             options,
             tail,
             writer: Some(writer),
-        }
+        })
     }
 
     fn writer(&self) -> Result<&Writer, LogError> {

@@ -34,6 +34,9 @@ pub trait DiskFile: Send + Sync {
     /// Until this returned `Ok`, nothing written is durable. After an error nobody knows what is, and asking again proves
     /// nothing: the system may have dropped the pages and report the error once.
     fn sync(&self) -> io::Result<()>;
+    /// What is read from now on comes from the disk itself. The system's memory may still show pages that a failed sync,
+    /// perhaps of another process, never wrote.
+    fn forget_cached(&self) -> io::Result<()>;
 
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
@@ -178,6 +181,10 @@ impl DiskFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn forget_cached(&self) -> io::Result<()> {
+        rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed).map_err(io::Error::from)
     }
 }
 

@@ -90,6 +90,9 @@ pub(super) fn find(disk: &Arc<dyn Disk>, access: Access, options: &Options) -> R
         extents.push_back(Extent { start: *start, len });
     }
     let (last, len) = chain.link(last[0], access)?;
+    if access == Access::Write {
+        settle(disk, &last)?;
+    }
     let (tip, sound, torn) = scan_last(disk, &last, len)?;
     keep(disk, &last, tip, sound, torn.as_deref(), options.must_have)?;
     extents.push_back(Extent {
@@ -190,6 +193,17 @@ impl Chain<'_> {
         self.before = Some((len, None));
         Ok((segment, len))
     }
+}
+
+/// What a process that died had written and not synced is served only once it is durable; and what a failed sync left in
+/// memory alone is not served at all.
+fn settle(disk: &dyn Disk, last: &Segment) -> Result<(), LogError> {
+    let done = last
+        .file
+        .sync()
+        .and_then(|()| disk.sync_folder())
+        .and_then(|()| last.file.forget_cached());
+    done.map_err(|error| LogError::failed(format!("cannot sync {}", place(disk, &last.name)), error))
 }
 
 fn scan_whole(disk: &dyn Disk, segment: &Segment, len: u64) -> Result<Tip, LogError> {

@@ -103,6 +103,64 @@ fn an_acknowledged_record_survives_a_crash_at_any_step() {
 }
 
 #[test]
+fn what_a_restarted_process_serves_is_durable_first() {
+    // A process dies between write and sync, the next one reads the batch from the system's memory, and then the power
+    // fails: whoever read it had it acknowledged.
+    let disk = SimDisk::default();
+    let images = Arc::new(Mutex::new(Vec::new()));
+    let taken = images.clone();
+    let log = create(&disk, small_segments());
+    disk.watch(move |disk| taken.lock().push(disk.process_dies()));
+    let records: Vec<Record> = (0..12).map(|n| put(&log, sample(n, 1500))).collect();
+    log.close();
+    disk.watch(|_| {});
+    let images = std::mem::take(&mut *images.lock());
+    assert!(images.len() > 24);
+    let mut served = std::collections::BTreeSet::new();
+    for image in images {
+        let log = open(&image, small_segments()).unwrap();
+        let seen = read_all(&log);
+        served.insert(seen.len());
+        for keep in [Keep::Nothing, Keep::Some(seen.len() as u64 + 1)] {
+            let must_have = seen.last().map(|last| last.position);
+            let after = open(
+                &image.crash(keep),
+                Options {
+                    must_have,
+                    ..small_segments()
+                },
+            )
+            .unwrap();
+            assert_eq!(read_all(&after), records[..seen.len()]);
+        }
+    }
+    assert_eq!(served.last(), Some(&12));
+}
+
+#[test]
+fn what_a_failed_sync_left_in_memory_is_not_served_by_the_next_process() {
+    let disk = SimDisk::default();
+    let log = create(&disk, options());
+    let first = put(&log, "one");
+    disk.faults(|faults| faults.fail_next = Some((Operation::Sync, EIO)));
+    log.append("two".into()).unwrap();
+    wait_until("the log fails", || log.health().is_err());
+    log.close();
+    let log = open(&disk, options()).unwrap();
+    assert_eq!(
+        read_all(&log),
+        std::slice::from_ref(&first),
+        "the disk never got the second"
+    );
+    let next = put(&log, "two again");
+    log.close();
+    assert_eq!(
+        read_all(&open(&disk.crash(Keep::Nothing), options()).unwrap()),
+        [first, next]
+    );
+}
+
+#[test]
 fn without_fsync_the_same_test_finds_losses() {
     let disk = SimDisk::default();
     disk.faults(|faults| faults.ignore_sync = true);

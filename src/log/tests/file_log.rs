@@ -315,7 +315,7 @@ fn an_exported_range_has_equal_positions_times_and_digests() {
     );
     for (from, to) in [(0u64, 50u64), (0, 10), (17, 33), (49, 50), (20, 20)] {
         let target = folder.path().join(format!("{from}-{to}"));
-        let first = match from.checked_sub(1) {
+        let known = match from.checked_sub(1) {
             None => Tip::START,
             Some(before) => Tip {
                 position: at(from),
@@ -323,6 +323,8 @@ fn an_exported_range_has_equal_positions_times_and_digests() {
                 time: records[before as usize].time,
             },
         };
+        let first = log.tip_at(at(from)).unwrap();
+        assert_eq!(first, known);
         let mut copy = Copy::create(
             &target,
             origin_of(&log, first, to),
@@ -351,7 +353,18 @@ fn an_exported_range_has_equal_positions_times_and_digests() {
         assert_eq!(read_all(&exported), records[from as usize..to as usize]);
         let origin = exported.origin().unwrap();
         assert!(origin == origin_of(&log, first, to));
+        for position in from..=to {
+            assert_eq!(
+                exported.tip_at(at(position)).unwrap(),
+                log.tip_at(at(position)).unwrap()
+            );
+        }
+        assert!(matches!(exported.tip_at(at(to + 1)), Err(LogError::BeyondEnd { .. })));
         if from > 0 {
+            assert!(matches!(
+                exported.tip_at(at(from - 1)),
+                Err(LogError::BelowStart { .. })
+            ));
             assert!(matches!(
                 exported.reader(at(from - 1)),
                 Err(LogError::BelowStart { .. })

@@ -34,7 +34,6 @@ struct State {
     files: Vec<Content>,
     locked: bool,
     faults: Faults,
-    /// Bytes written or named so far; what a full disk compares with.
     operations: Vec<Operation>,
     watch: Option<Watch>,
 }
@@ -46,6 +45,8 @@ type Watch = Arc<dyn Fn(&SimDisk) + Send + Sync>;
 struct Content {
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// A sync failed: what it should have written is seen by readers, and will never be written.
+    stuck: bool,
 }
 
 /// What goes wrong, and how.
@@ -57,7 +58,7 @@ pub struct Faults {
     pub ignore_folder_sync: bool,
     /// All files together may hold this many bytes.
     pub capacity: Option<usize>,
-    /// The first operation of this kind fails with this error, once; and then no operation on that file becomes durable.
+    /// The first operation of this kind fails with this error, once.
     pub fail_next: Option<(Operation, i32)>,
 }
 
@@ -92,6 +93,20 @@ impl SimDisk {
 
     pub fn operations(&self) -> Vec<Operation> {
         self.state.lock().operations.clone()
+    }
+
+    /// The disk that a restarted process finds: everything written is seen, and only what was synced is durable.
+    pub fn process_dies(&self) -> SimDisk {
+        let state = self.state.lock();
+        let state = State {
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            files: state.files.clone(),
+            ..State::default()
+        };
+        SimDisk {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// The disk that a restarted machine finds.
@@ -142,6 +157,7 @@ impl SimDisk {
         state.files.push(Content {
             now: bytes.clone(),
             durable: bytes,
+            stuck: false,
         });
         let index = state.files.len() - 1;
         state.names.insert(name.to_owned(), index);
@@ -178,8 +194,6 @@ impl SimDisk {
         let mut state = self.state.lock();
         state.operations.push(operation);
         if let Some((_, code)) = state.faults.fail_next.take_if(|(failing, _)| *failing == operation) {
-            // As on Linux: the pages are clean now and never get to the disk; the next sync would say `Ok`.
-            state.faults.ignore_sync |= matches!(operation, Operation::Sync);
             return Err(io::Error::from_raw_os_error(code));
         }
         change(&mut state)
@@ -202,6 +216,7 @@ impl Content {
         Content {
             now: bytes.clone(),
             durable: bytes,
+            stuck: false,
         }
     }
 }
@@ -328,13 +343,27 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.change(Operation::Sync, |state| {
-            if !state.faults.ignore_sync {
-                let content = &mut state.files[self.index];
+        let done = self.disk.change(Operation::Sync, |state| {
+            let content = &mut state.files[self.index];
+            if !state.faults.ignore_sync && !content.stuck {
                 content.durable = content.now.clone();
             }
             Ok(())
-        })
+        });
+        if done.is_err() {
+            // As on Linux: the pages count as clean now, and the next sync says `Ok` without writing them.
+            self.disk.state.lock().files[self.index].stuck = true;
+        }
+        done
+    }
+
+    fn forget_cached(&self) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        let content = &mut state.files[self.index];
+        if std::mem::take(&mut content.stuck) {
+            content.now = content.durable.clone();
+        }
+        Ok(())
     }
 }
 
