@@ -369,14 +369,16 @@ pub fn check_batch(head: Option<&Head>, batch: &Batch) -> Result<(), StoreError>
     if batch.revisions.last().is_some_and(|last| last.revision != new.revision || last.root != new.root) {
         return refuse("the last revision row is not the head's".into());
     }
-    let mut position = head.map(|old| old.applied);
+    let first = head.map_or(0, |old| old.revision.0 + 1);
+    let (mut position, mut revision) = (head.map(|old| old.applied), first);
     for row in &batch.ids {
-        if position.is_some_and(|before| row.position <= before) || row.position > new.applied || row.id.seen >= row.position {
+        let ascends = position.is_none_or(|before| row.position > before) && row.position <= new.applied;
+        let of_this_batch = row.revision.0 == 0 || row.revision.0 >= revision && row.revision <= new.revision;
+        if !ascends || !of_this_batch || row.id.seen >= row.position {
             return refuse(format!("event id {} at position {} is out of order", row.id, row.position));
         }
-        position = Some(row.position);
+        (position, revision) = (Some(row.position), revision.max(row.revision.0 + 1));
     }
-    let first = head.map_or(0, |old| old.revision.0 + 1);
     match batch.touched.iter().find(|row| row.revision.0 < first || row.revision > new.revision) {
         Some(row) => refuse(format!("a touched path names revision {}, which is not of this batch", row.revision)),
         None => Ok(()),
