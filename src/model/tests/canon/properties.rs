@@ -1,7 +1,7 @@
 use crate::generate::{self, Dice, Item, Role, Value};
 use crate::support::{cat, ty, v, vectors_schema};
 use crate::vectors::rejoin;
-use confold_model::canon::Subtree;
+use confold_model::subtree::Subtree;
 use confold_model::canonicalise::ChildFields;
 use confold_model::schema::{Kind, Schema, TypeId};
 use proptest::prelude::*;

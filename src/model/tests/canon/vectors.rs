@@ -1,6 +1,6 @@
 use crate::support::{golden, vectors_schema};
 use base64::Engine;
-use confold_model::canon::Subtree;
+use confold_model::subtree::Subtree;
 use confold_model::canonicalise::ChildFields;
 use confold_model::ids::Hash;
 use confold_model::schema::{Schema, TypeId};
