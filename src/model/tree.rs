@@ -111,7 +111,7 @@ impl Tree {
         let found = self.edit(&path.steps, Copying::AllButConfig, objects, &mut |node| {
             memory.add(config.len());
             memory.subtract(node.config.length());
-            node.config = Config::of(config);
+            node.config.set(config);
             Ok(())
         })?;
         Ok(found.is_some())
@@ -734,6 +734,14 @@ impl Config {
         match bytes.len() {
             0..=INLINE_CONFIG => Config::Inline(bytes.into()),
             _ => Config::Blob(Box::new(Link::fresh(Blob(bytes.into())))),
+        }
+    }
+
+    /// Keeps the memory it has where that fits.
+    fn set(&mut self, bytes: &[u8]) {
+        match self {
+            Config::Inline(old) if old.len() == bytes.len() => old.copy_from_slice(bytes),
+            _ => *self = Config::of(bytes),
         }
     }
 
