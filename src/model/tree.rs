@@ -5,7 +5,8 @@
 //! again and decoded with every refusal; a wrong one is an [`ObjectsError`] that says what is wrong. It knows no schema: whoever
 //! asks has resolved the path against one.
 //!
-//! After an `Err` of an edit the tree is to be dropped: it may hold a part of the change.
+//! After an `Err` of an edit the tree is to be dropped, as it may hold a part of the change; a clone made before is as it was. An edit
+//! at a path that has just been looked up loads nothing more and so cannot fail, save a removal, which may have to load neighbours.
 
 use crate::ids::Hash;
 use crate::link::{AnyLink, Content, Encode, Link, Scratch, Shedding, Source, hand_out, hash_all, measure, shed};

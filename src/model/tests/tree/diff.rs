@@ -297,6 +297,8 @@ fn pair() -> impl Strategy<Value = (Model, Model)> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     // C11: a function of the two roots alone, loaded or not.
     #[test]
     fn a_diff_says_what_two_models_say((old, new) in pair(), deep in any::<bool>()) {

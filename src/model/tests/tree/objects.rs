@@ -171,6 +171,8 @@ fn encoded(object: &node::Object<'_>) -> Vec<u8> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
     /// Whatever a decoder takes has exactly that encoding.
     #[test]
     fn arbitrary_bytes_are_refused_or_have_one_encoding(kind in 0..6u8, rest in proptest::collection::vec(any::<u8>(), 0..200)) {
