@@ -1,6 +1,8 @@
 //! The pure core of confold.
 
 pub mod code;
+mod compare;
+mod content;
 pub mod diff;
 pub mod ids;
 mod link;

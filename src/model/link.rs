@@ -209,7 +209,7 @@ pub(crate) struct Shedding {
 }
 
 /// Hashes these and all that is below, children first.
-pub(crate) fn hash_all<'a>(mut open: Vec<&'a dyn AnyLink>, scratch: &mut Scratch) {
+pub(crate) fn hash_all(mut open: Vec<&dyn AnyLink>, scratch: &mut Scratch) {
     while let Some(link) = open.last().copied() {
         let before = open.len();
         if !link.is_hashed() {

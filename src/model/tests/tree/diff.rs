@@ -241,7 +241,8 @@ fn expected(old: &Model, new: &Model, at: &mut Path, deep: bool, out: &mut Vec<S
     let fields = [1, 2, 3, 5, 6];
     for field in fields {
         let (one, other) = (old.containers.get(&field).unwrap_or(&none), new.containers.get(&field).unwrap_or(&none));
-        let pairs: Vec<(Option<Box<[u8]>>, &Model, &Model)> = match field {
+        type Pair<'a> = (Option<Box<[u8]>>, &'a Model, &'a Model);
+        let pairs: Vec<Pair<'_>> = match field {
             3 => vec![],
             5 | 6 => vec![(None, old.singles.get(&field).unwrap_or(&default), new.singles.get(&field).unwrap_or(&default))],
             _ => one.iter().filter_map(|(key, child)| Some((Some(key.clone().into()), child, other.get(key)?))).collect(),
