@@ -9,13 +9,16 @@ use crate::ids::Hash;
 use crate::node::Place;
 use crate::objects::ObjectsError;
 use bytes::Bytes;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use once_cell::sync::OnceCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// The object and everything below it has been handed out for storing, or came from a store.
 const PERSISTED: u8 = 1;
 /// Used since the last pass of shedding.
 const TOUCHED: u8 = 2;
+/// The hash is known.
+const HASHED: u8 = 4;
 
 /// What becomes an object.
 pub(crate) trait Encode: Clone {
@@ -59,46 +62,40 @@ pub(crate) trait Source<T> {
 }
 
 pub(crate) struct Link<T> {
-    loaded: OnceLock<Arc<T>>,
-    /// Always there when nothing is loaded.
-    hash: OnceLock<Hash>,
+    loaded: OnceCell<Arc<T>>,
+    /// Valid behind the flag HASHED, which is always there when nothing is loaded. Whoever writes it writes the same, as it follows
+    /// from the content; so writers need no lock.
+    hash: [AtomicU64; 4],
     flags: AtomicU8,
 }
 
 impl<T> Link<T> {
     /// To an object that a store holds.
     pub fn stored(hash: Hash) -> Link<T> {
-        Link { loaded: OnceLock::new(), hash: OnceLock::from(hash), flags: AtomicU8::new(PERSISTED) }
+        Link { loaded: OnceCell::new(), hash: words(&hash), flags: AtomicU8::new(PERSISTED | HASHED) }
     }
 
     /// To an object that has just been made.
     pub fn fresh(content: T) -> Link<T> {
-        Link { loaded: OnceLock::from(Arc::new(content)), hash: OnceLock::new(), flags: AtomicU8::new(TOUCHED) }
+        let loaded = OnceCell::with_value(Arc::new(content));
+        Link { loaded, hash: Default::default(), flags: AtomicU8::new(TOUCHED) }
     }
 
     /// To content whose hash is known but which a store may not hold.
     pub fn of(content: Arc<T>, hash: Hash) -> Link<T> {
-        Link { loaded: OnceLock::from(content), hash: OnceLock::from(hash), flags: AtomicU8::new(TOUCHED) }
+        Link { loaded: OnceCell::with_value(content), hash: words(&hash), flags: AtomicU8::new(TOUCHED | HASHED) }
     }
 
     /// The hash, where it is known already.
     pub fn known(&self) -> Option<Hash> {
-        self.hash.get().copied()
+        (self.flags.load(Ordering::Acquire) & HASHED != 0).then(|| self.hash_words())
     }
 
     pub fn load<S: Source<T> + ?Sized>(&self, source: &S, place: Place<'_>) -> Result<&Arc<T>, ObjectsError> {
-        let flags = self.flags.load(Relaxed);
-        if flags & TOUCHED == 0 {
-            self.flags.fetch_or(TOUCHED, Relaxed);
+        if self.flags.load(Ordering::Relaxed) & TOUCHED == 0 {
+            self.flags.fetch_or(TOUCHED, Ordering::Relaxed);
         }
-        let content = match self.loaded.get() {
-            Some(content) => content,
-            None => {
-                let content = Arc::new(source.load(self.known_hash(), place)?);
-                // Another reader may have been quicker; either copy will do.
-                self.loaded.get_or_init(|| content)
-            }
-        };
+        let content = self.loaded.get_or_try_init(|| source.load(&self.hash_words(), place).map(Arc::new))?;
         source.passed(content);
         Ok(content)
     }
@@ -108,15 +105,31 @@ impl<T> Link<T> {
         self.loaded.into_inner().and_then(Arc::into_inner)
     }
 
-    fn known_hash(&self) -> &Hash {
-        self.hash.get().expect("a link without content has a hash")
+    fn hash_words(&self) -> Hash {
+        let mut hash = [0; 32];
+        for (bytes, word) in hash.as_chunks_mut().0.iter_mut().zip(&self.hash) {
+            *bytes = word.load(Ordering::Relaxed).to_be_bytes();
+        }
+        Hash(hash)
+    }
+
+    fn set_hash(&self, hash: &Hash) {
+        for (word, new) in self.hash.iter().zip(words(hash)) {
+            word.store(new.into_inner(), Ordering::Relaxed);
+        }
+        self.flags.fetch_or(HASHED, Ordering::Release);
     }
 }
 
+fn words(hash: &Hash) -> [AtomicU64; 4] {
+    let (words, _) = hash.0.as_chunks();
+    std::array::from_fn(|index| AtomicU64::new(u64::from_be_bytes(words[index])))
+}
+
 impl<T: Encode> Link<T> {
-    /// The content for changing. Forgets the hash, so it is for edits that will change something.
+    /// The content for changing, copied if somebody else holds it. Forgets the hash, so it is for edits that will change something.
     pub fn edit<S: Source<T> + ?Sized>(&mut self, source: &S, place: Place<'_>) -> Result<&mut T, ObjectsError> {
-        self.edit_with(source, place, T::clone)
+        self.changing(source, place).map(Arc::make_mut)
     }
 
     /// Like [`Link::edit`]; where others hold the content, `copy` makes ours.
@@ -126,23 +139,22 @@ impl<T: Encode> Link<T> {
         place: Place<'_>,
         copy: impl FnOnce(&T) -> T,
     ) -> Result<&mut T, ObjectsError> {
-        let mut content = match self.loaded.take() {
-            Some(content) => content,
-            None => Arc::new(source.load(self.known_hash(), place)?),
-        };
-        if Arc::get_mut(&mut content).is_none() {
-            content = Arc::new(copy(&content));
+        let content = self.changing(source, place)?;
+        if Arc::get_mut(content).is_none() {
+            *content = Arc::new(copy(content));
         }
-        self.hash.take();
+        Ok(Arc::make_mut(content))
+    }
+
+    fn changing<S: Source<T> + ?Sized>(&mut self, source: &S, place: Place<'_>) -> Result<&mut Arc<T>, ObjectsError> {
+        self.load(source, place)?;
         *self.flags.get_mut() = TOUCHED;
-        self.loaded.get_or_init(|| content);
-        let content = self.loaded.get_mut().expect("set just above");
-        Ok(Arc::get_mut(content).expect("nobody else holds what was copied just above"))
+        Ok(self.loaded.get_mut().expect("loaded just above"))
     }
 
     /// Hashes what is not hashed yet.
     pub fn hash(&self, scratch: &mut Scratch) -> Hash {
-        *self.hash.get_or_init(|| {
+        self.known().unwrap_or_else(|| {
             let content = self.loaded.get().expect("a link without a hash has content");
             if scratch.depth >= RECURSION {
                 content.hash_below(scratch);
@@ -153,6 +165,7 @@ impl<T: Encode> Link<T> {
             let hash = Hash::of(&scratch.bytes[start..]);
             scratch.bytes.truncate(start);
             scratch.depth -= 1;
+            self.set_hash(&hash);
             hash
         })
     }
@@ -165,7 +178,10 @@ impl<T: Encode> Link<T> {
 
 impl<T> Clone for Link<T> {
     fn clone(&self) -> Link<T> {
-        Link { loaded: self.loaded.clone(), hash: self.hash.clone(), flags: AtomicU8::new(self.flags.load(Relaxed)) }
+        // The flags first: where they say so, the hash is there.
+        let flags = self.flags.load(Ordering::Acquire);
+        let hash = std::array::from_fn(|index| AtomicU64::new(self.hash[index].load(Ordering::Relaxed)));
+        Link { loaded: self.loaded.clone(), hash, flags: AtomicU8::new(flags) }
     }
 }
 
@@ -193,7 +209,7 @@ pub(crate) struct Shedding {
 }
 
 /// Hashes these and all that is below, children first.
-pub(crate) fn hash_all<'a>(mut open: Vec<&'a dyn AnyLink>, scratch: &mut Scratch) {
+pub(crate) fn hash_all(mut open: Vec<&dyn AnyLink>, scratch: &mut Scratch) {
     while let Some(link) = open.last().copied() {
         let before = open.len();
         if !link.is_hashed() {
@@ -256,11 +272,11 @@ pub(crate) fn shed(link: &mut dyn AnyLink, shedding: &mut Shedding) {
 
 impl<T: Content> AnyLink for Link<T> {
     fn is_hashed(&self) -> bool {
-        self.hash.get().is_some()
+        self.flags.load(Ordering::Acquire) & HASHED != 0
     }
 
     fn is_persisted(&self) -> bool {
-        self.flags.load(Relaxed) & PERSISTED != 0
+        self.flags.load(Ordering::Relaxed) & PERSISTED != 0
     }
 
     fn hash_here(&self, scratch: &mut Scratch) {
@@ -270,10 +286,11 @@ impl<T: Content> AnyLink for Link<T> {
     fn hand_out_here(&self, scratch: &mut Scratch, sink: &mut dyn FnMut(Hash, Bytes)) {
         let content = self.loaded.get().expect("what is not persisted is loaded");
         content.encode(scratch);
-        let hash = *self.hash.get_or_init(|| Hash::of(&scratch.bytes));
+        let hash = self.known().unwrap_or_else(|| Hash::of(&scratch.bytes));
+        self.set_hash(&hash);
         sink(hash, Bytes::copy_from_slice(&scratch.bytes));
         scratch.bytes.clear();
-        self.flags.fetch_or(PERSISTED, Relaxed);
+        self.flags.fetch_or(PERSISTED, Ordering::Relaxed);
     }
 
     fn size_here(&self) -> usize {

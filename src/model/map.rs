@@ -12,7 +12,7 @@ use std::convert::identity;
 
 /// What a key stands for.
 pub trait MapValue: Clone {
-    /// The hash that stands beside the key.
+    /// The hash that stands beside the key. Asked for whenever the bucket it stands in is hashed, so better known than computed.
     fn hash(&self) -> Hash;
 }
 
@@ -138,6 +138,9 @@ impl<V: MapValue> Value for Row<V> {
         self.0.hash()
     }
 }
+
+/// Takes entries; an error ends the walk.
+pub(crate) type Visit<'a, V> = &'a mut dyn FnMut(&[u8], &V) -> Result<(), ObjectsError>;
 
 /// What stands beside a key: a row, or a link to a node.
 pub(crate) trait Value: Clone {
@@ -277,7 +280,7 @@ impl<V: Value> Part<V> {
         start: u64,
         limit: u64,
         source: &S,
-        visit: &mut dyn FnMut(&[u8], &V) -> Result<(), ObjectsError>,
+        visit: Visit<'_, V>,
     ) -> Result<(), ObjectsError> {
         let mut window = Window { skip: start, left: limit };
         self.slice_below(&mut NibblePath::default(), &mut window, source, visit)
@@ -288,7 +291,7 @@ impl<V: Value> Part<V> {
         path: &mut NibblePath,
         window: &mut Window,
         source: &S,
-        visit: &mut dyn FnMut(&[u8], &V) -> Result<(), ObjectsError>,
+        visit: Visit<'_, V>,
     ) -> Result<(), ObjectsError> {
         match self {
             Part::Bucket(bucket) => {

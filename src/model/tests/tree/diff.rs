@@ -241,7 +241,8 @@ fn expected(old: &Model, new: &Model, at: &mut Path, deep: bool, out: &mut Vec<S
     let fields = [1, 2, 3, 5, 6];
     for field in fields {
         let (one, other) = (old.containers.get(&field).unwrap_or(&none), new.containers.get(&field).unwrap_or(&none));
-        let pairs: Vec<(Option<Box<[u8]>>, &Model, &Model)> = match field {
+        type Pair<'a> = (Option<Box<[u8]>>, &'a Model, &'a Model);
+        let pairs: Vec<Pair<'_>> = match field {
             3 => vec![],
             5 | 6 => vec![(None, old.singles.get(&field).unwrap_or(&default), new.singles.get(&field).unwrap_or(&default))],
             _ => one.iter().filter_map(|(key, child)| Some((Some(key.clone().into()), child, other.get(key)?))).collect(),
@@ -297,6 +298,8 @@ fn pair() -> impl Strategy<Value = (Model, Model)> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     // C11: a function of the two roots alone, loaded or not.
     #[test]
     fn a_diff_says_what_two_models_say((old, new) in pair(), deep in any::<bool>()) {

@@ -78,6 +78,8 @@ fn a_clone_does_not_see_later_edits() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
     // H5, K7: the shape depends on the set of keys alone, and entries come in key order.
     #[test]
     fn any_order_of_edits_gives_the_map_built_from_scratch(

@@ -98,7 +98,7 @@ fn a_sound_object_is_refused_where_it_cannot_hang() {
     };
     let long = bytes(&[&[2, 0x80, 4], &[0; 256], &[0, 0, 3, 16, 1], &H, &H]);
     let longest_own = bytes(&[&[2, 0xff, 3], &[0; 256], &[1], &H, &[0, 3, 16, 1], &H, &H]);
-    let cases: Vec<(&str, Vec<u8>, Place<'_>, Result<(), ObjectRefused>)> = vec![
+    let cases = [
         ("on the prefix", keys(&[&[0x61, 0x65], &[0x61, 0x65, 9]]), below(2), Ok(())),
         ("first key off", keys(&[&[0x61, 0x64], &[0x61, 0x65, 9]]), below(2), Err(OffPrefix("6164".into()))),
         ("last key off", keys(&[&[0x61, 0x65], &[0x61, 0x66]]), below(2), Err(OffPrefix("6166".into()))),
@@ -171,6 +171,8 @@ fn encoded(object: &node::Object<'_>) -> Vec<u8> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
     /// Whatever a decoder takes has exactly that encoding.
     #[test]
     fn arbitrary_bytes_are_refused_or_have_one_encoding(kind in 0..6u8, rest in proptest::collection::vec(any::<u8>(), 0..200)) {

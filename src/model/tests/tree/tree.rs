@@ -376,6 +376,82 @@ fn a_proof_shows_presence_and_absence_and_nothing_else() {
     }
 }
 
+#[test]
+fn many_readers_load_one_tree_at_once_while_it_is_edited() {
+    let tree = wide(2000).tree();
+    let objects = stored(&tree);
+    let mut edited = Tree::at(tree.root());
+    let shared = edited.clone();
+    std::thread::scope(|scope| {
+        for reader in 0..4 {
+            let (shared, objects, root) = (&shared, &objects, tree.root());
+            scope.spawn(move || {
+                for index in (0..2000).map(|index| (index * 7 + reader * 500) % 2000) {
+                    let Lookup::Found(view) = shared.node(&wide_path(index), objects).unwrap() else { panic!("{index} is gone") };
+                    assert_eq!(view.config(objects).unwrap(), index.to_be_bytes());
+                }
+                assert_eq!(shared.root(), root);
+            });
+        }
+        for index in 0..2000 {
+            assert!(edited.set_config(&wide_path(index), b"new", &objects).unwrap());
+        }
+    });
+    assert_ne!(edited.root(), tree.root());
+    let elements = container(&edited, "1", &objects).slice(0, 9999, &objects).unwrap();
+    assert!(elements.len() == 2000 && elements.iter().all(|(_, view)| view.config(&objects).unwrap() == b"new"));
+}
+
+/// Loads nothing that is not asked for, and nothing at all once `left` is used up.
+struct Failing(MemoryObjects, AtomicUsize);
+
+impl Objects for Failing {
+    fn object(&self, hash: &Hash) -> Result<Bytes, ObjectsError> {
+        let used_up = self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err();
+        match used_up {
+            true => Err(ObjectsError { hash: *hash, cause: ObjectsErrorCause::Unavailable("disk".to_owned()) }),
+            false => self.0.object(hash),
+        }
+    }
+}
+
+#[test]
+fn a_store_that_fails_at_any_object_leaves_the_clone_before_as_it_was() {
+    let mut model = wide(40);
+    model.containers.get_mut(&1).unwrap().get_mut(&b"0007"[..]).unwrap().config = vec![7; 2000];
+    let tree = model.tree();
+    let objects = stored(&tree);
+    for budget in 0..12 {
+        let failing = Failing(objects.clone(), AtomicUsize::new(budget));
+        let before = Tree::at(tree.root());
+        for edit in 0..4 {
+            let mut after = before.clone();
+            let result = match edit {
+                0 => after.set_config(&wide_path(7), b"new", &failing),
+                1 => after.remove(&wide_path(8), &failing),
+                2 => after.insert_subtree(&wide_path(777), &Model::leaf(b"x").subtree(), &failing),
+                _ => after.replace_container(&path("1"), &[], &failing),
+            };
+            assert!(matches!(result, Ok(true)) || matches!(result, Err(ObjectsError { cause: ObjectsErrorCause::Unavailable(_), .. })));
+        }
+        assert_eq!(Model::read(&found(&before, "", &objects), &objects), model);
+    }
+}
+
+#[test]
+fn what_was_looked_up_can_be_changed_and_replaced_without_loading_more() {
+    let tree = wide(2000).tree();
+    let objects = stored(&tree);
+    let mut back = Tree::at(tree.root());
+    back.node(&wide_path(7), &objects).unwrap();
+    back.node(&wide_path(1999), &objects).unwrap();
+    back.node(&path("1:30303037ff"), &objects).unwrap();
+    assert!(back.set_config(&wide_path(7), b"new", &NoObjects).unwrap());
+    assert!(back.insert_subtree(&wide_path(1999), &wide(3).subtree(), &NoObjects).unwrap());
+    assert!(back.insert_subtree(&path("1:30303037ff"), &wide(3).subtree(), &NoObjects).unwrap());
+    assert_ne!(back.root(), tree.root());
+}
+
 // R2, R4, I10: what some roots reach is what a sweep keeps; each of them stays readable with that alone.
 #[test]
 fn a_walk_from_the_kept_roots_finds_all_they_need_and_nothing_else() {
@@ -523,7 +599,7 @@ fn edit_model(model: &mut Model, edit: &Edit) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     // H5, R2: equal content has an equal root, whatever edits led to it and whenever it was hashed, stored, reloaded or shed.
     #[test]
