@@ -299,12 +299,9 @@ impl Queue {
         Some(state.records.drain(..count).collect())
     }
 
-    fn written(&self, batch: &[Record]) {
+    fn written(&self, bytes: usize) {
         let mut state = self.state.lock();
-        state.bytes -= batch
-            .iter()
-            .map(|record| record.bytes.len() + RECORD_HEADER)
-            .sum::<usize>();
+        state.bytes -= bytes;
         state.trouble = None;
     }
 
@@ -364,8 +361,9 @@ pub(super) fn run(mut appender: Appender, queue: Arc<Queue>, tail: Arc<Tail>, op
                 }
             }
         };
-        queue.written(&records);
+        let bytes = records.iter().map(|record| record.bytes.len() + RECORD_HEADER).sum();
         tail.publish(records, appender.tip, appender.extent);
+        queue.written(bytes);
         after_publish();
     }
 }
