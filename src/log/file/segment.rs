@@ -157,8 +157,8 @@ impl Cursor {
         Ok(())
     }
 
-    /// The first sound batch header after the place where the cursor is stuck, of a batch that follows the one that stood
-    /// here: with one of those, what is here was whole once.
+    /// The first sound batch header after the place where the cursor is stuck, of a batch that does not lie before it: with
+    /// one of those, this is not the end of what was written.
     pub(super) fn find_later(&self, len: u64) -> io::Result<Option<(u64, Position)>> {
         let mut window = vec![0; CHUNK + BATCH_HEADER];
         let mut at = self.offset + 1;
@@ -167,7 +167,7 @@ impl Cursor {
             let read = read_full(&*self.file, &mut window[..wanted], at)?;
             for start in 0..read.min(CHUNK) {
                 if let Some(header) = BatchHeader::decode(self.seed, &window[start..read])
-                    && header.first > self.tip.position
+                    && header.first >= self.tip.position
                 {
                     return Ok(Some((at + start as u64, header.first)));
                 }

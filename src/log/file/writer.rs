@@ -299,13 +299,12 @@ impl Queue {
         Some(state.records.drain(..count).collect())
     }
 
-    fn written(&self, batch: &[Record]) {
-        let mut state = self.state.lock();
-        state.bytes -= batch
-            .iter()
-            .map(|record| record.bytes.len() + RECORD_HEADER)
-            .sum::<usize>();
-        state.trouble = None;
+    fn make_room(&self, bytes: usize) {
+        self.state.lock().bytes -= bytes;
+    }
+
+    fn recovered(&self) {
+        self.state.lock().trouble = None;
     }
 
     fn fail(&self, error: LogError) {
@@ -346,13 +345,16 @@ impl Waiting {
 pub(super) fn run(mut appender: Appender, queue: Arc<Queue>, tail: Arc<Tail>, options: Options) {
     let _guard = Guard(&queue);
     let batch_bytes = options.batch_bytes.min(BATCH_MAX);
+    let mut disk_was_full = false;
     'batches: while let Some(batch) = queue.take(batch_bytes) {
         let records = loop {
             let time = stamp(&queue, &options, appender.tip.time);
             // A record is a counted reference: to try again costs no copy.
             match appender.commit(batch.iter().map(|bytes| (time, bytes.clone()))) {
                 Ok(records) => break records,
-                Err(Fault::DiskFull(what)) if queue.disk_is_full(what.clone(), options.full_pause) => {}
+                Err(Fault::DiskFull(what)) if queue.disk_is_full(what.clone(), options.full_pause) => {
+                    disk_was_full = true
+                }
                 Err(Fault::DiskFull(what)) => {
                     tracing::error!(%what, records = batch.len(), "closing with no space left; records handed over last were not written");
                     break 'batches;
@@ -364,8 +366,14 @@ pub(super) fn run(mut appender: Appender, queue: Arc<Queue>, tail: Arc<Tail>, op
                 }
             }
         };
-        queue.written(&records);
+        let bytes = records.iter().map(|record| record.bytes.len() + RECORD_HEADER).sum();
+        // Who reads a record finds its room free; who finds the log recovered can read what waited.
+        queue.make_room(bytes);
         tail.publish(records, appender.tip, appender.extent);
+        if std::mem::take(&mut disk_was_full) {
+            queue.recovered();
+            tracing::info!("there is space again, and the log goes on");
+        }
         after_publish();
     }
 }

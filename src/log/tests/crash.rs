@@ -133,6 +133,10 @@ fn what_a_restarted_process_serves_is_durable_first() {
             .unwrap();
             assert_eq!(read_all(&after), records[..seen.len()]);
         }
+        // And so is what is written there next, without a step of its own for the segment's name.
+        let next = put(&log, "next");
+        let after = open(&image.crash(Keep::Nothing), small_segments()).unwrap();
+        assert_eq!(read_all(&after).last(), Some(&next));
     }
     assert_eq!(served.last(), Some(&12));
 }
@@ -312,11 +316,14 @@ fn closing_on_a_full_disk_ends() {
     let disk = SimDisk::default();
     let log = create(&disk, options());
     let first = put(&log, "one");
-    let used = disk.used();
-    disk.faults(|faults| faults.capacity = Some(used));
+    // Room for a part of it.
+    let room = disk.used() + 20;
+    disk.faults(|faults| faults.capacity = Some(room));
     log.append("two".into()).unwrap();
     wait_until("the disk is full", || log.health().is_err());
     log.close();
     disk.faults(|faults| faults.capacity = None);
-    assert_eq!(read_all(&open(&disk, options()).unwrap()), [first]);
+    let log = open(&disk, options()).unwrap();
+    assert!(log.cut().is_none(), "the part that was written was taken back");
+    assert_eq!(read_all(&log), [first]);
 }

@@ -131,8 +131,16 @@ fn an_old_batch_of_the_same_log_behind_the_end_is_no_sign_of_damage_before_it() 
     bytes.extend(&[7; 10]);
     bytes.extend(&last);
     let damaged = copy(&disk);
-    damaged.put(&name, bytes);
+    damaged.put(&name, bytes.clone());
     assert_eq!(read_all(&open(&damaged, options()).unwrap()), records);
+
+    // The very batch that is due, further on, is: bytes came in between.
+    let (longer, _) = sample_log(3, 300, 64 << 20);
+    let end = bytes.len() - last.len() - 10;
+    let shifted = [&bytes[..end], &[7; 10], &longer.bytes(&name)[end..]].concat();
+    damaged.put(&name, shifted);
+    let (_, offset, position, _) = corrupt(open(&damaged, options()));
+    assert_eq!((offset, position), (end as u64, 2));
 }
 
 #[test]
