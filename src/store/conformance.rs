@@ -13,7 +13,7 @@ use confold_model::objects::ObjectsErrorCause;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A fresh store, and what it must not outlive (its folder).
 pub struct Fixture {
@@ -35,6 +35,7 @@ macro_rules! store_conformance {
             durable_follows_syncs
             past_trees_are_kept_and_thinned_out
             an_absent_object_is_missing
+            readers_beside_commits_see_whole_batches
             a_sweep_leaves_exactly_what_the_roots_reach
             a_sweep_in_small_steps_among_commits_loses_nothing
             commits_in_another_thread_beside_sweeps_lose_nothing
@@ -212,6 +213,40 @@ pub fn an_absent_object_is_missing(make: Make) {
     assert!(StoreError::from(error).is_damage());
 }
 
+pub fn readers_beside_commits_see_whole_batches(make: Make) {
+    // I5
+    let fixture = make();
+    let store = &*fixture.store;
+    let mut history = History::new(15);
+    store.commit(&history.next_batch(9)).unwrap();
+    let batches: Vec<Batch> = (0..300).map(|_| history.next_batch(4)).collect();
+    let (stopped, seen) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let mut heads = BTreeSet::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let head = store.head().unwrap();
+                assert_eq!(walk(store, head.root).unwrap(), history.reach([head.root]));
+                let row = store.revision(head.revision).unwrap().unwrap();
+                assert_eq!((row.root, store.persisted_at_or_below(head.revision).unwrap().unwrap().root), (head.root, head.root));
+                heads.insert(head.applied);
+                seen.store(heads.len() as u64, Ordering::Relaxed);
+            }
+        });
+        for (batch, number) in batches.iter().zip(0..) {
+            store.commit(batch).unwrap();
+            // So that reads and commits surely alternate.
+            while seen.load(Ordering::Relaxed) < number / 30 && !reading.is_finished() {
+                std::thread::yield_now();
+            }
+        }
+        stopped.store(true, Ordering::Relaxed);
+        reading.join().unwrap();
+    });
+    assert!(seen.into_inner() >= 9);
+    history.check(store).unwrap();
+}
+
 pub fn a_sweep_leaves_exactly_what_the_roots_reach(make: Make) {
     for seed in 20..28 {
         let fixture = make();
@@ -269,25 +304,26 @@ pub fn commits_in_another_thread_beside_sweeps_lose_nothing(make: Make) {
     let store = &*fixture.store;
     let mut history = History::new(60);
     store.commit(&history.next_batch(50)).unwrap();
-    let stopped = AtomicBool::new(false);
-    let (sweeps, deleted) = std::thread::scope(|scope| {
+    let (stopped, sweeps, deleted) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
         let sweeping = scope.spawn(|| {
-            let (mut sweeps, mut deleted) = (0, 0);
             while !stopped.load(Ordering::Relaxed) {
                 let report = Sweeper::begin(store, &references, || Ok(Vec::new())).unwrap().run(7).unwrap();
-                (sweeps, deleted) = (sweeps + 1, deleted + report.deleted);
+                deleted.fetch_add(report.deleted, Ordering::Relaxed);
+                sweeps.fetch_add(1, Ordering::Relaxed);
             }
-            (sweeps, deleted)
         });
-        // Long enough that sweeps surely began and ended among the commits.
-        for _ in 0..600 {
+        // Until sweeps have begun and ended among many commits.
+        let mut commits = 0;
+        while commits < 500 || sweeps.load(Ordering::Relaxed) < 4 && !sweeping.is_finished() {
+            commits += 1;
             store.commit(&history.next_batch(4)).unwrap();
             assert_eq!(walk(store, store.head().unwrap().root).unwrap(), history.reach([history.head().unwrap().root]));
         }
         stopped.store(true, Ordering::Relaxed);
-        sweeping.join().unwrap()
+        sweeping.join().unwrap();
     });
-    assert!(sweeps > 1 && deleted > 0, "{sweeps} sweeps deleted {deleted} objects");
+    assert!(deleted.into_inner() > 0);
     Sweeper::begin(store, &references, || Ok(Vec::new())).unwrap().run(1_000).unwrap();
     let live = history.reach([history.head().unwrap().root]);
     assert_eq!(object_set(store).unwrap(), live);

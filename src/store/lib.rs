@@ -32,7 +32,7 @@ pub trait Store: Objects {
     /// Where the fold stood after the newest batch; `None` in a store that never had one.
     fn head(&self) -> Option<Head>;
 
-    /// Writes everything in the batch or, on an error, nothing. With `Durability::Now` it is on disk on return, with all before it.
+    /// Writes everything in the batch or nothing. After `Io` the store takes no more writes, and only opening it anew tells which. With `Durability::Now` it is on disk on return, with all before it.
     /// A batch that does not continue the head is `Refused` (see [`check_batch`]).
     fn commit(&self, batch: &Batch) -> Result<(), StoreError>;
 
@@ -65,7 +65,7 @@ pub trait Store: Objects {
 
     fn state_row(&self, table: u16, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
 
-    /// Visits the rows of one table by ascending key, until the visitor fails.
+    /// Visits the rows of one table by ascending key, until the visitor fails. The visitor must not write to the store.
     fn state_rows(&self, table: u16, visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError>;
 
     /// The newest tree that is whole in the store, not above the revision: where re-making a revision starts.

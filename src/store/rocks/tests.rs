@@ -94,7 +94,7 @@ fn damage_is_noticed_or_changes_no_answer() {
     let mut dice = Dice(4);
     let (history, original) = aged_store(dir.path(), 4, 24);
     let (mut noticed, mut harmless) = (0, 0);
-    for round in 0..240 {
+    for round in 0..160 {
         let copy = dir.path().join(format!("copy-{round}"));
         copy_dir(&original, &copy);
         let all = files(&copy, "");
@@ -123,7 +123,7 @@ fn damage_is_noticed_or_changes_no_answer() {
         }
         fs::remove_dir_all(&copy).unwrap();
     }
-    assert!(noticed > 60 && harmless > 10, "{noticed} noticed, {harmless} harmless");
+    assert!(noticed > 40 && harmless > 10, "{noticed} noticed, {harmless} harmless");
 }
 
 #[test]
@@ -329,14 +329,12 @@ fn rows_of_a_batch_share_their_puts() {
     store.commit(&batch).unwrap();
     let after = store.stats();
     let rows = (after.puts - before.puts) - (after.objects_put - before.objects_put) - batch.state.len() as u64;
-    println!("{rows} puts of rows for {} revisions", batch.revisions.len());
     // One for each revision's root; 72 paths are touched over and over; the rest are pages.
     let allowed = batch.revisions.len() as u64 + 72 + 24;
     assert!(rows <= allowed, "{rows} puts for {} revisions, {} touched, {} ids", batch.revisions.len(), batch.touched.len(), batch.ids.len());
     let object_bytes: u64 = batch.objects.iter().map(|(_, bytes)| bytes.len() as u64 + 40).sum();
     let state_bytes: u64 = batch.state.len() as u64 * 64;
     let bytes = after.bytes - before.bytes - object_bytes - state_bytes;
-    println!("{bytes} bytes of rows, {} each revision", bytes / batch.revisions.len() as u64);
     let allowed = 120 * batch.revisions.len() as u64 + 24 * batch.touched.len() as u64;
     assert!(bytes <= allowed, "{bytes} bytes of rows, {allowed} allowed");
 }
