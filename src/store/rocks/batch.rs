@@ -29,7 +29,13 @@ pub struct Puts<'s> {
 impl<'s> Puts<'s> {
     pub fn of(store: &'s RocksStore) -> Result<Puts<'s>, StoreError> {
         let (rows, objects) = (store.family(ROWS)?, store.family(OBJECTS)?);
-        Ok(Puts { rows, objects, batch: WriteBatch::default(), objects_put: 0, new_authors: Vec::new() })
+        Ok(Puts {
+            rows,
+            objects,
+            batch: WriteBatch::default(),
+            objects_put: 0,
+            new_authors: Vec::new(),
+        })
     }
 
     /// Everything in the batch, the head included.
@@ -46,7 +52,8 @@ impl<'s> Puts<'s> {
         Ok(())
     }
 
-    /// In the order of their hashes: neighbours in the memtable follow one another, which spares half of the search for each place.
+    /// In the order of their hashes: neighbours in the memtable follow one another, which spares half of the search
+    /// for each place.
     pub fn objects(&mut self, objects: &[(Hash, Bytes)]) {
         let mut sorted: Vec<&(Hash, Bytes)> = objects.iter().collect();
         sorted.sort_unstable_by_key(|(hash, _)| *hash);
@@ -57,7 +64,9 @@ impl<'s> Puts<'s> {
     }
 
     pub fn delete_objects(&mut self, hashes: &[Hash]) {
-        hashes.iter().for_each(|hash| self.batch.delete_cf(self.objects, hash.0));
+        hashes
+            .iter()
+            .for_each(|hash| self.batch.delete_cf(self.objects, hash.0));
     }
 
     pub fn persisted(&mut self, tree: &PersistedTree) {
@@ -101,7 +110,10 @@ impl<'s> Puts<'s> {
         sorted.sort_unstable_by_key(|row| (row.path, row.revision));
         for path in sorted.chunk_by(|a, b| a.path == b.path) {
             for page in path.chunks(pages::ROWS_IN_A_PAGE) {
-                self.row(keys::touched(&page[0].path, page[0].revision), pages::encode_touched(page));
+                self.row(
+                    keys::touched(&page[0].path, page[0].revision),
+                    pages::encode_touched(page),
+                );
             }
         }
     }

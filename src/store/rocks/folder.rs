@@ -39,7 +39,12 @@ pub fn open(dir: &Path, access: Access) -> Result<Folder, StoreError> {
         Access::Write => {
             fs::create_dir_all(dir).map_err(|error| failed("making", dir, &error))?;
             let lock = dir.join(LOCK_FILE);
-            let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock).map_err(|error| failed("opening", &lock, &error))?;
+            let lock = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&lock)
+                .map_err(|error| failed("opening", &lock, &error))?;
             (lock.try_lock(), lock)
         }
         Access::Read => {
@@ -53,23 +58,41 @@ pub fn open(dir: &Path, access: Access) -> Result<Folder, StoreError> {
     };
     match lock.0 {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { what: format!("another process has {} open", dir.display()) }),
+        Err(TryLockError::WouldBlock) => {
+            return Err(StoreError::Locked {
+                what: format!("another process has {} open", dir.display()),
+            });
+        }
         Err(TryLockError::Error(error)) => return Err(failed("locking", dir, &error)),
     }
     let database = dir.join(DATABASE);
     let fresh = !database.exists() || is_empty(&database)?;
     match fs::read_to_string(dir.join(FORMAT_FILE)) {
         Ok(text) => check_format(dir, &text)?,
-        Err(error) if error.kind() == ErrorKind::InvalidData => return Err(StoreError::damaged(format!("{}/{FORMAT_FILE} is not text", dir.display()))),
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            return Err(StoreError::damaged(format!(
+                "{}/{FORMAT_FILE} is not text",
+                dir.display()
+            )));
+        }
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("reading FORMAT in", dir, &error)),
-        Err(_) if !fresh => return Err(StoreError::damaged(format!("{} has a database but no {FORMAT_FILE}", dir.display()))),
+        Err(_) if !fresh => {
+            return Err(StoreError::damaged(format!(
+                "{} has a database but no {FORMAT_FILE}",
+                dir.display()
+            )));
+        }
         Err(_) => begin(dir, access)?,
     }
     // RocksDB would take a database without this file for none, and begin an empty one in its place.
     if !fresh && !database.join("CURRENT").exists() {
         return Err(StoreError::damaged(format!("{} has no CURRENT", database.display())));
     }
-    Ok(Folder { database, fresh, _lock: lock.1 })
+    Ok(Folder {
+        database,
+        fresh,
+        _lock: lock.1,
+    })
 }
 
 /// Makes the folder of a copy whose database is already there.
@@ -82,9 +105,12 @@ pub fn database(dir: &Path) -> PathBuf {
     dir.join(DATABASE)
 }
 
-/// Renames a damaged store's folder to `<dir>.damaged-<n>`, the first name that is free, and says which. Deletes nothing.
+/// Renames a damaged store's folder to `<dir>.damaged-<n>`, the first name that is free, and says which. Deletes
+/// nothing.
 pub fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
-    let name = dir.file_name().ok_or_else(|| StoreError::refused(format!("{} has no name to add to", dir.display())))?;
+    let name = dir
+        .file_name()
+        .ok_or_else(|| StoreError::refused(format!("{} has no name to add to", dir.display())))?;
     let candidates = (1u32..).map(|n| {
         let mut name = name.to_os_string();
         name.push(format!(".damaged-{n}"));
@@ -100,15 +126,23 @@ pub fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
         }
         return Ok(aside);
     }
-    Err(StoreError::refused(format!("every name beside {} is taken", dir.display())))
+    Err(StoreError::refused(format!(
+        "every name beside {} is taken",
+        dir.display()
+    )))
 }
 
 fn check_format(dir: &Path, text: &str) -> Result<(), StoreError> {
-    let number = text.strip_prefix("confold store, format ").and_then(|rest| rest.strip_suffix('\n'));
+    let number = text
+        .strip_prefix("confold store, format ")
+        .and_then(|rest| rest.strip_suffix('\n'));
     match number.and_then(|number| number.parse::<u32>().ok()) {
         Some(FORMAT) => Ok(()),
         Some(found) if found > FORMAT => Err(StoreError::TooNew { found, known: FORMAT }),
-        _ => Err(StoreError::damaged(format!("{}/{FORMAT_FILE} is not one of a store", dir.display()))),
+        _ => Err(StoreError::damaged(format!(
+            "{}/{FORMAT_FILE} is not one of a store",
+            dir.display()
+        ))),
     }
 }
 
@@ -116,9 +150,16 @@ fn check_format(dir: &Path, text: &str) -> Result<(), StoreError> {
 fn begin(dir: &Path, access: Access) -> Result<(), StoreError> {
     let entries = fs::read_dir(dir).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
     let ours = [LOCK_FILE, NEW_FORMAT_FILE, DATABASE];
-    let foreign = entries.map_err(|error| failed("listing", dir, &error))?.into_iter().map(|entry| entry.file_name());
+    let foreign = entries
+        .map_err(|error| failed("listing", dir, &error))?
+        .into_iter()
+        .map(|entry| entry.file_name());
     if let Some(name) = foreign.into_iter().find(|name| !ours.iter().any(|ours| name == ours)) {
-        return Err(StoreError::refused(format!("{} is no store, it holds {}", dir.display(), name.display())));
+        return Err(StoreError::refused(format!(
+            "{} is no store, it holds {}",
+            dir.display(),
+            name.display()
+        )));
     }
     match access {
         Access::Write => write_format(dir),
@@ -144,9 +185,13 @@ fn is_empty(dir: &Path) -> Result<bool, StoreError> {
 }
 
 fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| failed("syncing", dir, &error))
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| failed("syncing", dir, &error))
 }
 
 fn failed(doing: &str, path: &Path, error: &io::Error) -> StoreError {
-    StoreError::Io { what: format!("{doing} {}: {error}", path.display()) }
+    StoreError::Io {
+        what: format!("{doing} {}: {error}", path.display()),
+    }
 }

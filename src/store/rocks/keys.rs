@@ -1,21 +1,22 @@
-//! The registry of column families and kinds of keys. What is written here is on disks: numbers are never changed and never used again.
+//! The registry of column families and kinds of keys. What is written here is on disks: numbers are never changed
+//! and never used again.
 //!
-//! | family    | key                                              | value                                        | one for each        |
-//! |-----------|--------------------------------------------------|----------------------------------------------|---------------------|
-//! | `objects` | 32-byte hash                                     | the object's bytes                           | object              |
-//! | `default` | `01`                                             | head and its checksum                        | store               |
-//! | `default` | `02` author                                      | name                                         | author              |
-//! | `default` | `03` first revision                              | up to 64 revisions in a row                  | page                |
-//! | `default` | `04` first revision                              | i64 time                                     | run of rising times |
-//! | `default` | `05` first 6 bytes of a root, revision           |                                              | revision            |
-//! | `default` | `06` 12-byte path digest, first revision         | up to 64 revisions of one batch with kinds   | path in a batch     |
-//! | `default` | `07` first position                              | up to 64 accepted event ids in a row         | page                |
-//! | `default` | `08` u16 table, key                              | the fold's                                   | row of state        |
-//! | `default` | `09` revision                                    | position, mark, root                         | persisted tree      |
+//! | family    | key                                      | value                                      | one for each        |
+//! |-----------|------------------------------------------|--------------------------------------------|---------------------|
+//! | `objects` | 32-byte hash                             | the object's bytes                         | object              |
+//! | `default` | `01`                                     | head and its checksum                      | store               |
+//! | `default` | `02` author                              | name                                       | author              |
+//! | `default` | `03` first revision                      | up to 64 revisions in a row                | page                |
+//! | `default` | `04` first revision                      | i64 time                                   | run of rising times |
+//! | `default` | `05` first 6 bytes of a root, revision   |                                            | revision            |
+//! | `default` | `06` 12-byte path digest, first revision | up to 64 revisions of one batch with kinds | path in a batch     |
+//! | `default` | `07` first position                      | up to 64 accepted event ids in a row       | page                |
+//! | `default` | `08` u16 table, key                      | the fold's                                 | row of state        |
+//! | `default` | `09` revision                            | position, mark, root                       | persisted tree      |
 //!
-//! Revisions, positions and authors stand as a byte that counts their bytes, then those, big-endian without leading zeros: short, and
-//! in the order of the numbers. Rows that follow one another share a page, as a put costs more than the bytes of a row.
-//! Values are described in `pages.rs`.
+//! Revisions, positions and authors stand as a byte that counts their bytes, then those, big-endian without leading
+//! zeros: short, and in the order of the numbers. Rows that follow one another share a page, as a put costs more
+//! than the bytes of a row. Values are described in `pages.rs`.
 
 use confold_model::ids::{Hash, Position, Revision};
 use confold_store::PathDigest;
@@ -169,7 +170,10 @@ mod tests {
 
     #[test]
     fn numbers_in_keys_stand_in_their_order() {
-        let mut numbers: Vec<u64> = (0..64).flat_map(|bit| [1 << bit, (1 << bit) - 1, !(1 << bit)]).chain([0, 255, 256, u64::MAX]).collect();
+        let mut numbers: Vec<u64> = (0..64)
+            .flat_map(|bit| [1 << bit, (1 << bit) - 1, !(1 << bit)])
+            .chain([0, 255, 256, u64::MAX])
+            .collect();
         numbers.sort_unstable();
         numbers.dedup();
         for two in numbers.windows(2) {
@@ -178,7 +182,14 @@ mod tests {
         for value in numbers {
             assert_eq!(number(&numbered(b"prefix", value), 6), Some(value));
         }
-        for bad in [&[][..], &[1], &[1, 0], &[2, 1], &[9, 1, 1, 1, 1, 1, 1, 1, 1, 1], &[0, 1]] {
+        for bad in [
+            &[][..],
+            &[1],
+            &[1, 0],
+            &[2, 1],
+            &[9, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+            &[0, 1],
+        ] {
             assert_eq!(number(bad, 0), None);
         }
     }

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
 use confold_model::objects::{Objects, ObjectsError, ObjectsErrorCause};
 use confold_store::{
-    Batch, Durability, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, Stats, Store, StoreError,
-    SweepGate, Touched, check_batch, missing, verified,
+    Batch, Durability, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor,
+    Stats, Store, StoreError, SweepGate, Touched, check_batch, missing, verified,
 };
 use folder::{Access, Folder};
 use keys::{Kind, OBJECTS};
@@ -31,7 +31,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// An open store. Dropping it loses nothing to a crash of the process; what has to survive the machine needs `sync` first.
+/// An open store. Dropping it loses nothing to a crash of the process; what has to survive the machine needs `sync`
+/// first.
 pub struct RocksStore {
     // Closed before the folder's lock is let go.
     db: DB,
@@ -64,7 +65,8 @@ struct Counters {
 }
 
 impl RocksStore {
-    /// Opens or begins the store in a folder, and checks that its newest batch is whole: the head's checksum, its root, its revision row.
+    /// Opens or begins the store in a folder, and checks that its newest batch is whole: the head's checksum, its
+    /// root, its revision row.
     pub fn open(dir: &Path, options: &Options) -> Result<RocksStore, StoreError> {
         RocksStore::open_with(dir, options, Access::Write)
     }
@@ -74,12 +76,15 @@ impl RocksStore {
         RocksStore::open_with(dir, options, Access::Read)
     }
 
-    /// Makes a second store of the same content in a folder that must not exist yet. Files are shared where the file system can link them.
+    /// Makes a second store of the same content in a folder that must not exist yet. Files are shared where the file
+    /// system can link them.
     pub fn checkpoint(&self, dir: &Path) -> Result<(), StoreError> {
         if dir.exists() {
             return Err(StoreError::refused(format!("{} exists", dir.display())));
         }
-        std::fs::create_dir_all(dir).map_err(|error| StoreError::Io { what: format!("making {}: {error}", dir.display()) })?;
+        std::fs::create_dir_all(dir).map_err(|error| StoreError::Io {
+            what: format!("making {}: {error}", dir.display()),
+        })?;
         let checkpoint = Checkpoint::new(&self.db).map_err(storage)?;
         checkpoint.create_checkpoint(folder::database(dir)).map_err(storage)?;
         // The format comes last: without it a copy cut short is seen for what it is.
@@ -114,7 +119,11 @@ impl RocksStore {
     /// Reads what is kept in memory, and compares the parts of the newest batch with one another.
     fn recall(&mut self) -> Result<(), StoreError> {
         let authors = self.read_authors()?;
-        let numbers = authors.iter().zip(0..).map(|(name, number)| (name.clone(), number)).collect();
+        let numbers = authors
+            .iter()
+            .zip(0..)
+            .map(|(name, number)| (name.clone(), number))
+            .collect();
         self.authors = RwLock::new(authors);
         let Some(head) = self.read_head()? else {
             return match self.is_without_rows()? {
@@ -122,26 +131,46 @@ impl RocksStore {
                 false => Err(StoreError::damaged("it has rows but no head")),
             };
         };
-        let newest = self.revisions(Revision(0)..=Revision(u64::MAX), Order::Descending, 1)?.pop();
-        let (revision, root) = newest.as_ref().map_or((Revision(0), head.root), |row| (row.revision, row.root));
-        if (revision, root) != (head.revision, head.root) || newest.as_ref().is_some_and(|row| row.position > head.applied) {
-            let what = format!("its head is at revision {} with root {}, its newest row at {revision} with {root}", head.revision, head.root);
+        let newest = self
+            .revisions(Revision(0)..=Revision(u64::MAX), Order::Descending, 1)?
+            .pop();
+        let (revision, root) = newest
+            .as_ref()
+            .map_or((Revision(0), head.root), |row| (row.revision, row.root));
+        if (revision, root) != (head.revision, head.root)
+            || newest.as_ref().is_some_and(|row| row.position > head.applied)
+        {
+            let what = format!(
+                "its head is at revision {} with root {}, its newest row at {revision} with {root}",
+                head.revision, head.root
+            );
             return Err(StoreError::damaged(what));
         }
         if let Some(tree) = self.persisted_at_or_below(Revision(u64::MAX))? {
             if tree.revision > head.revision || tree.revision == head.revision && tree.root != head.root {
-                return Err(StoreError::damaged(format!("its newest tree, of revision {}, is not its head's", tree.revision)));
+                return Err(StoreError::damaged(format!(
+                    "its newest tree, of revision {}, is not its head's",
+                    tree.revision
+                )));
             }
             self.object(&tree.root)?;
         }
-        *self.writer.get_mut() = Writer { last_time: newest.map(|row| row.time), authors: numbers };
+        *self.writer.get_mut() = Writer {
+            last_time: newest.map(|row| row.time),
+            authors: numbers,
+        };
         // Opening for writing has moved what was in the write-ahead log into synced files.
-        *self.progress.get_mut() = Progress { durable: Some(head.applied), head: Some(head) };
+        *self.progress.get_mut() = Progress {
+            durable: Some(head.applied),
+            head: Some(head),
+        };
         Ok(())
     }
 
     fn family(&self, name: &str) -> Result<&ColumnFamily, StoreError> {
-        self.db.cf_handle(name).ok_or_else(|| StoreError::damaged(format!("it has no column family {name}")))
+        self.db
+            .cf_handle(name)
+            .ok_or_else(|| StoreError::damaged(format!("it has no column family {name}")))
     }
 
     /// One atomic write. After a failure the store only reads.
@@ -150,12 +179,20 @@ impl RocksStore {
             return Err(StoreError::refused("the store is open for reading only"));
         }
         if self.failed.load(Ordering::Acquire) {
-            return Err(StoreError::Io { what: "an earlier write failed: open the store anew".into() });
+            return Err(StoreError::Io {
+                what: "an earlier write failed: open the store anew".into(),
+            });
         }
-        let (count, bytes, objects) = (puts.batch.len() as u64, puts.batch.size_in_bytes() as u64, puts.objects_put);
+        let (count, bytes, objects) = (
+            puts.batch.len() as u64,
+            puts.batch.size_in_bytes() as u64,
+            puts.objects_put,
+        );
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Now);
-        self.db.write_opt(puts.batch, &options).map_err(|error| self.fail(error))?;
+        self.db
+            .write_opt(puts.batch, &options)
+            .map_err(|error| self.fail(error))?;
         self.counters.puts.fetch_add(count, Ordering::Relaxed);
         self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.counters.objects_put.fetch_add(objects, Ordering::Relaxed);
@@ -182,7 +219,10 @@ impl Objects for RocksStore {
             ObjectsError { hash: *hash, cause }
         };
         let family = self.family(OBJECTS).map_err(failed)?;
-        let found = self.db.get_pinned_cf(family, hash.0).map_err(|error| failed(storage(error)))?;
+        let found = self
+            .db
+            .get_pinned_cf(family, hash.0)
+            .map_err(|error| failed(storage(error)))?;
         verified(hash, Bytes::copy_from_slice(&found.ok_or_else(|| missing(hash))?))
     }
 }
@@ -241,7 +281,12 @@ impl Store for RocksStore {
         Ok(self.read_revisions(revision..=revision, Order::Ascending, 1)?.pop())
     }
 
-    fn revisions(&self, range: RangeInclusive<Revision>, order: Order, limit: usize) -> Result<Vec<RevisionRow>, StoreError> {
+    fn revisions(
+        &self,
+        range: RangeInclusive<Revision>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<RevisionRow>, StoreError> {
         self.read_revisions(range, order, limit)
     }
 
@@ -257,7 +302,13 @@ impl Store for RocksStore {
         self.find_by_root(prefix, limit)
     }
 
-    fn touched(&self, path: &PathDigest, range: RangeInclusive<Revision>, order: Order, limit: usize) -> Result<Vec<Touched>, StoreError> {
+    fn touched(
+        &self,
+        path: &PathDigest,
+        range: RangeInclusive<Revision>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Touched>, StoreError> {
         self.read_touched(path, range, order, limit)
     }
 
@@ -269,7 +320,7 @@ impl Store for RocksStore {
         Ok(self.get(&keys::state(table, key))?.map(Bytes::from))
     }
 
-    fn state_rows(&self, table: u16, visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    fn state_rows(&self, table: u16, visit: &mut RowVisitor<'_>) -> Result<(), StoreError> {
         let prefix = keys::state(table, &[]);
         self.visit(&prefix, &mut |key, value| visit(&key[prefix.len()..], value))
     }
@@ -278,7 +329,12 @@ impl Store for RocksStore {
         Ok(self.read_persisted(Revision(0)..=revision, Order::Descending, 1)?.pop())
     }
 
-    fn persisted(&self, range: RangeInclusive<Revision>, order: Order, limit: usize) -> Result<Vec<PersistedTree>, StoreError> {
+    fn persisted(
+        &self,
+        range: RangeInclusive<Revision>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<PersistedTree>, StoreError> {
         self.read_persisted(range, order, limit)
     }
 
@@ -293,7 +349,10 @@ impl Store for RocksStore {
     fn forget_persisted(&self, revisions: &[Revision]) -> Result<(), StoreError> {
         let newest = self.persisted_at_or_below(Revision(u64::MAX))?;
         if let Some(tree) = newest.filter(|tree| revisions.contains(&tree.revision)) {
-            let what = format!("the tree of revision {} is the newest one, the fold builds on it", tree.revision);
+            let what = format!(
+                "the tree of revision {} is the newest one, the fold builds on it",
+                tree.revision
+            );
             return Err(StoreError::Refused { what });
         }
         let mut puts = Puts::of(self)?;
@@ -314,7 +373,9 @@ impl Store for RocksStore {
         let mut puts = Puts::of(self)?;
         puts.delete_objects(hashes);
         self.write(puts, Durability::Later)?;
-        self.counters.objects_deleted.fetch_add(hashes.len() as u64, Ordering::Relaxed);
+        self.counters
+            .objects_deleted
+            .fetch_add(hashes.len() as u64, Ordering::Relaxed);
         fail::fail_point!("store::sweep::after", |_| Err(injected()));
         Ok(())
     }
@@ -326,7 +387,10 @@ impl Store for RocksStore {
         };
         let tables = ask(c"rocksdb.estimate-live-data-size").unwrap_or_default();
         let memory = ask(c"rocksdb.cur-size-all-mem-tables").unwrap_or_default();
-        Estimate { objects: ask(c"rocksdb.estimate-num-keys").unwrap_or_default(), bytes: tables + memory }
+        Estimate {
+            objects: ask(c"rocksdb.estimate-num-keys").unwrap_or_default(),
+            bytes: tables + memory,
+        }
     }
 
     fn stats(&self) -> Stats {
@@ -363,7 +427,9 @@ fn storage(error: rocksdb::Error) -> StoreError {
 
 #[cfg(feature = "failpoints")]
 fn injected() -> StoreError {
-    StoreError::Io { what: "a fail point".into() }
+    StoreError::Io {
+        what: "a fail point".into(),
+    }
 }
 
 /// What a kind's rows begin with, for messages.

@@ -1,13 +1,14 @@
 //! Values: what stands under the keys of `keys.rs`. Varints are LEB128; `z` marks a signed one in zigzag.
 //!
-//! - **head**: u8 1, u64 applied, i64 time, digest, chain, root, u64 revision, u64 floor, transport id, incarnation, then the BLAKE3 hash of all
-//!   before it.
-//! - **revisions**: u64 first position, i64 first time; then for each revision from the key's on: varint position since the row before (first: 0),
-//!   z-varint time since then, root, varint (position - seen), or 0 and no nonce where there is no event id, nonce, varint author, digest.
-//!   A page ends where revisions have a hole or time goes back. 87 bytes or so for each revision.
+//! - **head**: u8 1, u64 applied, i64 time, digest, chain, root, u64 revision, u64 floor, transport id, incarnation,
+//!   then the BLAKE3 hash of all before it.
+//! - **revisions**: u64 first position, i64 first time; then for each revision from the key's on: varint position
+//!   since the row before (first: 0), z-varint time since then, root, varint (position - seen), or 0 and no nonce
+//!   where there is no event id, nonce, varint author, digest. A page ends where revisions have a hole or time goes
+//!   back. 87 bytes or so for each revision.
 //! - **touched**: for each revision: varint revisions since the one before (first: since the key's), u8 kind.
-//! - **ids**: u64 first position, u64 revision before; then for each: varint position since the row before, varint (position - seen), nonce, varint
-//!   (revision - last revision), or 0 where the event made none.
+//! - **ids**: u64 first position, u64 revision before; then for each: varint position since the row before, varint
+//!   (position - seen), nonce, varint (revision - last revision), or 0 where the event made none.
 //! - **persisted**: u64 position, u8 mark, root.
 //!
 //! Decoders answer `None` to anything that the encoders cannot have written.
@@ -64,7 +65,9 @@ pub fn decode_head(bytes: &[u8]) -> Option<Head> {
 /// Where the page that begins with `rows[0]` ends: so many rows.
 pub fn page_length(rows: &[RevisionRow]) -> usize {
     let together = rows.windows(2).take(ROWS_IN_A_PAGE - 1);
-    1 + together.take_while(|two| two[1].revision.0 == two[0].revision.0 + 1 && two[1].time >= two[0].time).count()
+    1 + together
+        .take_while(|two| two[1].revision.0 == two[0].revision.0 + 1 && two[1].time >= two[0].time)
+        .count()
 }
 
 /// `rows` is one page, as `page_length` cuts them; `author` gives each name its number.
@@ -98,7 +101,11 @@ pub fn first_of_revisions(bytes: &[u8]) -> Option<(Position, Time)> {
     Some((Position(from.u64()?), Time(from.i64()?)))
 }
 
-pub fn decode_revisions(first: Revision, bytes: &[u8], author: impl Fn(u32) -> Option<Arc<str>>) -> Option<Vec<RevisionRow>> {
+pub fn decode_revisions(
+    first: Revision,
+    bytes: &[u8],
+    author: impl Fn(u32) -> Option<Arc<str>>,
+) -> Option<Vec<RevisionRow>> {
     let mut from = Reader(bytes);
     let (mut position, mut time) = (from.u64()?, from.i64()?);
     let mut rows = Vec::with_capacity(bytes.len() / 86);
@@ -108,11 +115,22 @@ pub fn decode_revisions(first: Revision, bytes: &[u8], author: impl Fn(u32) -> O
         let root = from.hash()?;
         let id = match from.varint()? {
             0 => None,
-            distance => Some(EventId { seen: Position(position.checked_sub(distance)?), nonce: from.array()? }),
+            distance => Some(EventId {
+                seen: Position(position.checked_sub(distance)?),
+                nonce: from.array()?,
+            }),
         };
         let author = author(u32::try_from(from.varint()?).ok()?)?;
         let revision = Revision(first.0.checked_add(rows.len() as u64)?);
-        rows.push(RevisionRow { revision, position: Position(position), time: Time(time), root, id, author, digest: from.hash()? });
+        rows.push(RevisionRow {
+            revision,
+            position: Position(position),
+            time: Time(time),
+            root,
+            id,
+            author,
+            digest: from.hash()?,
+        });
     }
     (!rows.is_empty()).then_some(rows)
 }
@@ -136,7 +154,11 @@ pub fn decode_touched(path: &PathDigest, first: Revision, bytes: &[u8]) -> Optio
     while !from.0.is_empty() {
         revision = revision.checked_add(from.varint()?)?;
         let [kind] = from.array()?;
-        rows.push(Touched { revision: Revision(revision), path: *path, kind });
+        rows.push(Touched {
+            revision: Revision(revision),
+            path: *path,
+            kind,
+        });
     }
     (!rows.is_empty()).then_some(rows)
 }
@@ -145,7 +167,10 @@ pub fn encode_ids(rows: &[IdRow]) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + rows.len() * 20);
     let Some(first) = rows.first() else { return out };
     let mut position = first.position.0;
-    let mut revision = rows.iter().find(|row| row.revision.0 > 0).map_or(0, |row| row.revision.0 - 1);
+    let mut revision = rows
+        .iter()
+        .find(|row| row.revision.0 > 0)
+        .map_or(0, |row| row.revision.0 - 1);
     out.extend_from_slice(&position.to_be_bytes());
     out.extend_from_slice(&revision.to_be_bytes());
     for row in rows {
@@ -164,7 +189,10 @@ pub fn decode_ids(bytes: &[u8]) -> Option<Vec<IdRow>> {
     let mut rows = Vec::with_capacity(bytes.len() / 19);
     while !from.0.is_empty() {
         position = position.checked_add(from.varint()?)?;
-        let id = EventId { seen: Position(position.checked_sub(from.varint()?)?), nonce: from.array()? };
+        let id = EventId {
+            seen: Position(position.checked_sub(from.varint()?)?),
+            nonce: from.array()?,
+        };
         let revision = match from.varint()? {
             0 => 0,
             step => {
@@ -172,7 +200,11 @@ pub fn decode_ids(bytes: &[u8]) -> Option<Vec<IdRow>> {
                 last
             }
         };
-        rows.push(IdRow { id, position: Position(position), revision: Revision(revision) });
+        rows.push(IdRow {
+            id,
+            position: Position(position),
+            revision: Revision(revision),
+        });
     }
     (!rows.is_empty()).then_some(rows)
 }
@@ -192,7 +224,12 @@ pub fn decode_persisted(revision: Revision, bytes: &[u8]) -> Option<PersistedTre
         [1] => true,
         _ => return None,
     };
-    let tree = PersistedTree { revision, position, root: from.hash()?, mark };
+    let tree = PersistedTree {
+        revision,
+        position,
+        root: from.hash()?,
+        mark,
+    };
     from.end()?;
     Some(tree)
 }
@@ -265,7 +302,10 @@ mod tests {
     }
 
     fn name(number: u32) -> Option<Arc<str>> {
-        ["", "ada", "bob@example", "Zoë"].into_iter().find(|name| name.len() == number as usize).map(Arc::from)
+        ["", "ada", "bob@example", "Zoë"]
+            .into_iter()
+            .find(|name| name.len() == number as usize)
+            .map(Arc::from)
     }
 
     #[test]
@@ -300,8 +340,16 @@ mod tests {
             bytes += 9 + encode_revisions(page, number).len();
             rest = after;
         }
-        bytes += batch.ids.chunks(ROWS_IN_A_PAGE).map(|page| 9 + encode_ids(page).len()).sum::<usize>();
-        assert!(bytes <= 120 * batch.revisions.len(), "{bytes} bytes for {} revisions", batch.revisions.len());
+        bytes += batch
+            .ids
+            .chunks(ROWS_IN_A_PAGE)
+            .map(|page| 9 + encode_ids(page).len())
+            .sum::<usize>();
+        assert!(
+            bytes <= 120 * batch.revisions.len(),
+            "{bytes} bytes for {} revisions",
+            batch.revisions.len()
+        );
     }
 
     #[test]
@@ -336,7 +384,11 @@ mod tests {
         let batch = History::new(4).next_batch(40);
         let page = encode_revisions(&batch.revisions[..page_length(&batch.revisions)], number);
         for round in 0..20_000 {
-            let mut bytes = if round % 2 == 0 { page.clone() } else { encode_ids(&batch.ids) };
+            let mut bytes = if round % 2 == 0 {
+                page.clone()
+            } else {
+                encode_ids(&batch.ids)
+            };
             for _ in 0..1 + dice.below(4) {
                 let at = dice.below(bytes.len() as u64) as usize;
                 bytes[at] = dice.roll() as u8;

@@ -3,7 +3,9 @@
 use crate::keys::{self, Kind, OBJECTS, ROOT_BYTES, ROWS};
 use crate::{RocksStore, pages, row_damaged, storage};
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
-use confold_store::{Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, StoreError, Touched};
+use confold_store::{
+    Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor, StoreError, Touched,
+};
 use rocksdb::{DBRawIterator, ReadOptions};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -14,9 +16,12 @@ impl RocksStore {
     }
 
     pub(crate) fn read_head(&self) -> Result<Option<Head>, StoreError> {
-        let Some(bytes) = self.get(&keys::head())? else { return Ok(None) };
+        let Some(bytes) = self.get(&keys::head())? else {
+            return Ok(None);
+        };
         let head = pages::decode_head(&bytes);
-        head.map(Some).ok_or_else(|| StoreError::damaged("the checksum of its head is wrong"))
+        head.map(Some)
+            .ok_or_else(|| StoreError::damaged("the checksum of its head is wrong"))
     }
 
     pub(crate) fn read_authors(&self) -> Result<Vec<Arc<str>>, StoreError> {
@@ -40,7 +45,7 @@ impl RocksStore {
     }
 
     /// All rows whose key begins so, ascending.
-    pub(crate) fn visit(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    pub(crate) fn visit(&self, prefix: &[u8], visit: &mut RowVisitor<'_>) -> Result<(), StoreError> {
         let mut cursor = self.cursor(prefix)?;
         cursor.raw.seek_to_first();
         while let Some((key, value)) = cursor.item()? {
@@ -57,7 +62,9 @@ impl RocksStore {
         limit: usize,
     ) -> Result<Vec<RevisionRow>, StoreError> {
         let decode = |first: Revision, value: &[u8]| self.decode_revisions(first, value);
-        self.read_pages(&Kind::Revisions.prefix(), range, order, limit, decode, |row| row.revision)
+        self.read_pages(&Kind::Revisions.prefix(), range, order, limit, decode, |row| {
+            row.revision
+        })
     }
 
     pub(crate) fn read_touched(
@@ -70,7 +77,9 @@ impl RocksStore {
         let decode = |first: Revision, value: &[u8]| {
             pages::decode_touched(path, first, value).ok_or_else(|| row_damaged(Kind::Touched, first.0))
         };
-        self.read_pages(&keys::touched_path(path), range, order, limit, decode, |row| row.revision)
+        self.read_pages(&keys::touched_path(path), range, order, limit, decode, |row| {
+            row.revision
+        })
     }
 
     pub(crate) fn read_persisted(
@@ -83,12 +92,20 @@ impl RocksStore {
             let tree = pages::decode_persisted(revision, value).ok_or_else(|| row_damaged(Kind::Persisted, revision.0));
             Ok(vec![tree?])
         };
-        self.read_pages(&Kind::Persisted.prefix(), range, order, limit, decode, |tree| tree.revision)
+        self.read_pages(&Kind::Persisted.prefix(), range, order, limit, decode, |tree| {
+            tree.revision
+        })
     }
 
     pub(crate) fn find_by_position(&self, position: Position) -> Result<Option<RevisionRow>, StoreError> {
-        let Some(first) = self.first_page(Revision(0))? else { return Ok(None) };
-        self.last_that(first..=Revision(u64::MAX), |at, _| at <= position, |row| row.position <= position)
+        let Some(first) = self.first_page(Revision(0))? else {
+            return Ok(None);
+        };
+        self.last_that(
+            first..=Revision(u64::MAX),
+            |at, _| at <= position,
+            |row| row.position <= position,
+        )
     }
 
     /// Newest run first: within a run times rise, so the first run that begins early enough has the answer.
@@ -98,7 +115,10 @@ impl RocksStore {
         let mut end = Revision(u64::MAX);
         while let Some((key, value)) = cursor.item()? {
             let first = number(Kind::TimeRun, key)?;
-            let begins = value.try_into().map(i64::from_be_bytes).map_err(|_| row_damaged(Kind::TimeRun, first))?;
+            let begins = value
+                .try_into()
+                .map(i64::from_be_bytes)
+                .map_err(|_| row_damaged(Kind::TimeRun, first))?;
             if begins <= time.0 {
                 return self.last_that(Revision(first)..=end, |_, at| at <= time, |row| row.time <= time);
             }
@@ -113,9 +133,14 @@ impl RocksStore {
         cursor.raw.seek(keys::root(&prefix.lowest(), Revision(0)));
         let mut found: Vec<RevisionRow> = Vec::new();
         while let Some((key, _)) = cursor.item()? {
-            let revision = keys::number(key, 1 + ROOT_BYTES).ok_or_else(|| StoreError::damaged("a root's key has no revision"))?;
-            let row = self.read_revisions(Revision(revision)..=Revision(revision), Order::Ascending, 1)?.pop();
-            let row = row.filter(|row| keys::root(&row.root, row.revision) == key).ok_or_else(|| row_damaged(Kind::Root, revision))?;
+            let revision =
+                keys::number(key, 1 + ROOT_BYTES).ok_or_else(|| StoreError::damaged("a root's key has no revision"))?;
+            let row = self
+                .read_revisions(Revision(revision)..=Revision(revision), Order::Ascending, 1)?
+                .pop();
+            let row = row
+                .filter(|row| keys::root(&row.root, row.revision) == key)
+                .ok_or_else(|| row_damaged(Kind::Root, revision))?;
             let same_key = |root: &Hash| root.0[..ROOT_BYTES] == row.root.0[..ROOT_BYTES];
             match prefix.matches(&row.root) {
                 // Roots that agree in the bytes of the key stand by revision: all of them, then sorted.
@@ -154,7 +179,9 @@ impl RocksStore {
         let mut options = ReadOptions::default();
         // A sweep reads everything once: it must not push out what is in use.
         options.fill_cache(false);
-        let mut cursor = Cursor { raw: self.db.raw_iterator_cf_opt(self.family(OBJECTS)?, options) };
+        let mut cursor = Cursor {
+            raw: self.db.raw_iterator_cf_opt(self.family(OBJECTS)?, options),
+        };
         cursor.raw.seek(from.0);
         let mut found = Vec::new();
         while found.len() < limit {
@@ -218,11 +245,15 @@ impl RocksStore {
     fn first_page(&self, from: Revision) -> Result<Option<Revision>, StoreError> {
         let mut cursor = self.cursor(&Kind::Revisions.prefix())?;
         cursor.raw.seek(keys::revisions(from));
-        cursor.item()?.map(|(key, _)| number(Kind::Revisions, key).map(Revision)).transpose()
+        cursor
+            .item()?
+            .map(|(key, _)| number(Kind::Revisions, key).map(Revision))
+            .transpose()
     }
 
-    /// The last row of a range for which `row_fits`, where rows that fit come before those that do not, and `page_fits` says it of a
-    /// page's first row. `None` where not even the range's first row does. Halves the range: some 20 seeks in a million revisions.
+    /// The last row of a range for which `row_fits`, where rows that fit come before those that do not, and
+    /// `page_fits` says it of a page's first row. `None` where not even the range's first row does. Halves the
+    /// range: some 20 seeks in a million revisions.
     fn last_that(
         &self,
         range: RangeInclusive<Revision>,
@@ -239,16 +270,21 @@ impl RocksStore {
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             cursor.raw.seek_for_prev(keys::revisions(Revision(middle)));
-            let Some((key, value)) = cursor.item()? else { return Ok(None) };
+            let Some((key, value)) = cursor.item()? else {
+                return Ok(None);
+            };
             let first = number(Kind::Revisions, key)?;
-            let (position, time) = pages::first_of_revisions(value).ok_or_else(|| row_damaged(Kind::Revisions, first))?;
+            let (position, time) =
+                pages::first_of_revisions(value).ok_or_else(|| row_damaged(Kind::Revisions, first))?;
             match page_fits(position, time) {
                 true => low = middle,
                 false => high = first.saturating_sub(1).max(low),
             }
         }
         cursor.raw.seek_for_prev(keys::revisions(Revision(low)));
-        let Some((key, value)) = cursor.item()? else { return Ok(None) };
+        let Some((key, value)) = cursor.item()? else {
+            return Ok(None);
+        };
         let rows = self.decode_revisions(Revision(number(Kind::Revisions, key)?), value)?;
         Ok(rows.into_iter().rev().find(row_fits))
     }
@@ -264,7 +300,9 @@ impl RocksStore {
         if !prefix.is_empty() {
             options.set_iterate_range(prefix.to_vec()..keys::after(prefix));
         }
-        Ok(Cursor { raw: self.db.raw_iterator_cf_opt(self.family(ROWS)?, options) })
+        Ok(Cursor {
+            raw: self.db.raw_iterator_cf_opt(self.family(ROWS)?, options),
+        })
     }
 }
 
