@@ -67,11 +67,15 @@ fn every_other_encoding_of_a_value_is_refused_with_the_field_named() {
         (b(17, v(9, 1)), Code::UnknownField, &[17, 9], "vectors.Root.plain.9: vectors.Plain has no field 9"),
         (b(105, ""), Code::NotCanonical, &[105], "defaults"),
         (vec![0x00, 0x01], Code::NotCanonical, &[], "field number"),
-        (vec![0x1b], Code::NotCanonical, &[], "groups"),
+        (vec![0x1b], Code::NotCanonical, &[3], "groups"),
+        (vec![0x1e], Code::NotCanonical, &[3], "wire type 6"),
+        (vec![0x18], Code::NotCanonical, &[3], "end inside"),
+        // A tag says enough: what follows an unknown one is not looked at.
+        (vec![0xc2, 0x02, 0xff], Code::UnknownField, &[40], "no field 40"),
         (vec![0x98, 0x00, 0x01], Code::NotCanonical, &[], "shortest"),
-        (cat(&[v(3, 1), vec![0x20]]), Code::NotCanonical, &[3], "end inside"),
-        (vec![0x18, 0x81, 0x00], Code::NotCanonical, &[], "shortest"),
-        (vec![0x0a, 0x81, 0x00, b'x'], Code::NotCanonical, &[], "shortest"),
+        (cat(&[v(3, 1), vec![0x20]]), Code::NotCanonical, &[4], "end inside"),
+        (vec![0x18, 0x81, 0x00], Code::NotCanonical, &[3], "shortest"),
+        (vec![0x0a, 0x81, 0x00, b'x'], Code::NotCanonical, &[1], "shortest"),
     ];
     for (bytes, code, field, words) in cases {
         refused(&schema, &bytes, code, field, words);
