@@ -25,6 +25,7 @@ fn main() {
             measure(children, random);
         }
     }
+    println!("build: a container at once; one by 1: looked up and added one after the other; both with the root at the end.");
     println!("shed: half of what is loaded. B/node is right in the first row only: later ones reuse memory.");
     println!("update, held: microseconds for one config and the root; held: while a clone of the tree before is kept.");
 }
@@ -56,6 +57,7 @@ fn measure(children: u64, random: bool) {
     if children <= 100_000 {
         for (key, child) in &subtree.children[0].entries {
             let path = Path { steps: vec![Step { field: 1, key: Some(key.clone()) }] };
+            assert!(matches!(one_by_one.node(&path, &NoObjects), Ok(Lookup::Absent { .. })));
             one_by_one.insert_subtree(&path, child, &NoObjects).unwrap();
         }
         assert_eq!(one_by_one.root(), tree.root());
