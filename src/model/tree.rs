@@ -306,7 +306,7 @@ pub fn verify(root: Hash, path: &Path, proof: &[Bytes]) -> Result<Lookup, Object
 /// A node of some tree, held: it stays readable whatever happens to the tree.
 #[derive(Clone)]
 pub struct NodeView {
-    /// Not asked for in the middle of an edit, nothing is hashed in vain.
+    /// Found when asked for: most views taken in the middle of an edit never are.
     hash: OnceCell<Hash>,
     node: Arc<Node>,
     memory: Meter,
