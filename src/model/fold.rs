@@ -259,14 +259,12 @@ fn decide(
             let Some(schema) = state.schema.clone() else {
                 return Ok(Decision::rejected(Code::SchemaInvalid, "the store has no schema yet"));
             };
-            match merge::commit(&state.tree, &schema, &state.limits, commit, objects)? {
+            match merge::commit_into(&mut state.tree, &schema, &state.limits, commit, objects)? {
                 Err(rejection) => rejection.into(),
-                Ok(tree) => {
-                    let root = tree.root();
-                    let changed = root != state.root;
-                    let mut decision = Decision::changed(changed);
-                    if changed {
-                        state.tree = tree;
+                Ok(()) => {
+                    let root = state.tree.root();
+                    let mut decision = Decision::changed(root != state.root);
+                    if root != state.root {
                         state.root = root;
                         decision.tree_changed = true;
                         decision.touched = merge::touched(commit);

@@ -48,8 +48,21 @@ pub fn commit(
     commit: &Commit<'_>,
     objects: &dyn Objects,
 ) -> Result<Result<Tree, Rejection>, ObjectsError> {
+    let mut after = tree.clone();
+    Ok(commit_into(&mut after, schema, limits, commit, objects)?.map(|()| after))
+}
+
+/// As `commit`, changing the tree where it stands: what no view shares is not copied. Whatever is not `Ok(Ok(()))`
+/// leaves the tree as it was.
+pub fn commit_into(
+    tree: &mut Tree,
+    schema: &Schema,
+    limits: &Limits,
+    commit: &Commit<'_>,
+    objects: &dyn Objects,
+) -> Result<Result<(), Rejection>, ObjectsError> {
     match try_commit(tree, schema, limits, commit, objects) {
-        Ok(tree) => Ok(Ok(tree)),
+        Ok(()) => Ok(Ok(())),
         Err(Stop::Rejected(rejection)) => Ok(Err(rejection)),
         Err(Stop::Objects(error)) => Err(error),
     }
@@ -62,12 +75,12 @@ pub fn touched(commit: &Commit<'_>) -> Vec<(Path, bool)> {
 }
 
 fn try_commit(
-    tree: &Tree,
+    tree: &mut Tree,
     schema: &Schema,
     limits: &Limits,
     commit: &Commit<'_>,
     objects: &dyn Objects,
-) -> Result<Tree, Stop> {
+) -> Result<(), Stop> {
     check_overlap(schema, &commit.operations)?;
     let frame = Frame { tree, schema, limits, objects };
     for guard in &commit.guards {
@@ -83,18 +96,35 @@ fn try_commit(
             Err(stop) => return Err(stop),
         }
     }
-    let mut after = tree.clone();
-    for (operation, edit) in commit.operations.iter().zip(edits) {
-        // The checks have seen each path; that something stood there is not asked again.
+    // The checks have walked, and so loaded, every path. Only what takes entries away may have to load more, siblings
+    // that collapse: it is tried on a copy, which costs nothing but the nodes that it touches.
+    if edits.iter().any(|edit| matches!(edit, Edit::Remove | Edit::Container(_))) {
+        let mut after = tree.clone();
+        apply(&mut after, &commit.operations, edits, objects)?;
+        *tree = after;
+    } else {
+        apply(tree, &commit.operations, edits, objects).expect("the checks have loaded every path that is edited");
+    }
+    Ok(())
+}
+
+fn apply(
+    tree: &mut Tree,
+    operations: &[Operation<'_>],
+    edits: Vec<Edit<'_>>,
+    objects: &dyn Objects,
+) -> Result<(), ObjectsError> {
+    for (operation, edit) in operations.iter().zip(edits) {
+        // That something stood there was checked.
         let _there = match edit {
             Edit::Nothing => true,
-            Edit::Config(config) => after.set_config(&operation.path, &config, objects)?,
-            Edit::Subtree(subtree) => after.insert_subtree(&operation.path, &subtree, objects)?,
-            Edit::Container(entries) => after.replace_container(&operation.path, &entries, objects)?,
-            Edit::Remove => after.remove(&operation.path, objects)?,
+            Edit::Config(config) => tree.set_config(&operation.path, &config, objects)?,
+            Edit::Subtree(subtree) => tree.insert_subtree(&operation.path, &subtree, objects)?,
+            Edit::Container(entries) => tree.replace_container(&operation.path, &entries, objects)?,
+            Edit::Remove => tree.remove(&operation.path, objects)?,
         };
     }
-    Ok(after)
+    Ok(())
 }
 
 /// No path twice, and none at or below one that another operation adds, puts, replaces or removes.

@@ -42,9 +42,16 @@ pub fn parse_event_id(text: &str) -> Result<EventId, ConvertError> {
         return Err(error(EXPECTED, text, problem));
     };
     if seen.is_empty() {
-        return Err(error(EXPECTED, text, "the position that was seen is missing before the nonce"));
+        return Err(error(
+            EXPECTED,
+            text,
+            "the position that was seen is missing before the nonce",
+        ));
     }
-    Ok(EventId { seen: Position(decimal(EXPECTED, text, seen)?), nonce: digits(EXPECTED, text, nonce)? })
+    Ok(EventId {
+        seen: Position(decimal(EXPECTED, text, seen)?),
+        nonce: digits(EXPECTED, text, nonce)?,
+    })
 }
 
 pub fn hash_from_bytes(bytes: &[u8]) -> Result<Hash, ConvertError> {
@@ -61,7 +68,10 @@ pub fn hash_to_bytes(hash: &Hash) -> Bytes {
 
 impl From<EventId> for pb::EventId {
     fn from(id: EventId) -> Self {
-        pb::EventId { seen: id.seen.0, nonce: Bytes::copy_from_slice(&id.nonce) }
+        pb::EventId {
+            seen: id.seen.0,
+            nonce: Bytes::copy_from_slice(&id.nonce),
+        }
     }
 }
 
@@ -69,7 +79,10 @@ impl TryFrom<&pb::EventId> for EventId {
     type Error = ConvertError;
 
     fn try_from(id: &pb::EventId) -> Result<Self, ConvertError> {
-        Ok(EventId { seen: Position(id.seen), nonce: array("a nonce", &id.nonce)? })
+        Ok(EventId {
+            seen: Position(id.seen),
+            nonce: array("a nonce", &id.nonce)?,
+        })
     }
 }
 
@@ -101,7 +114,11 @@ fn digits<const N: usize>(expected: &'static str, whole: &str, part: &str) -> Re
         Err(hex::FromHexError::InvalidHexCharacter { c, .. }) => {
             Err(error(expected, whole, format!("{c:?} is no hex digit")))
         }
-        Err(_) => Err(error(expected, whole, format!("{} hex digits, not {}", part.chars().count(), 2 * N))),
+        Err(_) => Err(error(
+            expected,
+            whole,
+            format!("{} hex digits, not {}", part.chars().count(), 2 * N),
+        )),
     }
 }
 
@@ -127,7 +144,11 @@ fn error(expected: &'static str, given: &str, problem: impl Into<String>) -> Con
     if shown.len() < given.len() {
         shown.push('…');
     }
-    ConvertError { expected, given: format!("{shown:?}"), problem: problem.into() }
+    ConvertError {
+        expected,
+        given: format!("{shown:?}"),
+        problem: problem.into(),
+    }
 }
 
 #[cfg(test)]

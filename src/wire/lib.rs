@@ -2,6 +2,9 @@
 
 pub mod api;
 pub mod convert;
+mod descriptors;
+pub mod dynamic;
+pub mod json;
 mod nesting;
 pub mod schema_source;
 pub mod status;

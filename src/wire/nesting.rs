@@ -30,9 +30,11 @@ pub(crate) fn deeper_than(text: &str, limit: u32, comments: Comments) -> Option<
             }
             b'#' if comments == Comments::Text => to_line_end(rest),
             b'/' if comments == Comments::Proto && rest.starts_with(b"//") => to_line_end(rest),
-            b'/' if comments == Comments::Proto && rest.starts_with(b"/*") => {
-                rest.windows(2).skip(2).position(|pair| pair == b"*/").map_or(rest.len(), |end| end + 4)
-            }
+            b'/' if comments == Comments::Proto && rest.starts_with(b"/*") => rest
+                .windows(2)
+                .skip(2)
+                .position(|pair| pair == b"*/")
+                .map_or(rest.len(), |end| end + 4),
             quote @ (b'"' | b'\'') => string(rest, quote),
             _ => 1,
         };

@@ -2,7 +2,6 @@
 
 use miette::Diagnostic;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
-use prost_reflect::DescriptorPool;
 use protox::file::{File, FileResolver, GoogleFileResolver};
 use std::{
     cell::{Cell, RefCell},
@@ -59,21 +58,36 @@ pub fn descriptor_set_of(source: &Path, includes: &[PathBuf]) -> Result<Compiled
             let hint = "name the folder that holds the schema, or a compiled descriptor set";
             return Err(one(format!("{}: no .proto file in it", source.display()), hint));
         }
-        return compile(std::iter::once(source.to_owned()).chain(includes.iter().cloned()).collect(), files);
+        return compile(
+            std::iter::once(source.to_owned())
+                .chain(includes.iter().cloned())
+                .collect(),
+            files,
+        );
     }
     if source.extension().is_some_and(|extension| extension == "proto") {
         let (root, name) = within(source, includes);
-        return compile(std::iter::once(root).chain(includes.iter().cloned()).collect(), vec![name]);
+        return compile(
+            std::iter::once(root).chain(includes.iter().cloned()).collect(),
+            vec![name],
+        );
     }
     if metadata.len() > MAX_TOTAL_BYTES {
-        return Err(too_large(&source.display().to_string(), metadata.len(), MAX_TOTAL_BYTES));
+        return Err(too_large(
+            &source.display().to_string(),
+            metadata.len(),
+            MAX_TOTAL_BYTES,
+        ));
     }
     let bytes = fs::read(source).map_err(|error| one(format!("{}: {error}", source.display()), ""))?;
     compiled(&bytes).map_err(|error| SchemaSourceError {
         problems: error
             .problems
             .into_iter()
-            .map(|problem| Problem { text: format!("{}: {}", source.display(), problem.text), ..problem })
+            .map(|problem| Problem {
+                text: format!("{}: {}", source.display(), problem.text),
+                ..problem
+            })
             .collect(),
     })
 }
@@ -81,13 +95,22 @@ pub fn descriptor_set_of(source: &Path, includes: &[PathBuf]) -> Result<Compiled
 /// Takes over a descriptor set that was compiled elsewhere, without its comments. Every import must be in it.
 pub fn compiled(descriptor_set: &[u8]) -> Result<Compiled, SchemaSourceError> {
     if descriptor_set.len() as u64 > MAX_TOTAL_BYTES {
-        return Err(too_large("descriptor set", descriptor_set.len() as u64, MAX_TOTAL_BYTES));
+        return Err(too_large(
+            "descriptor set",
+            descriptor_set.len() as u64,
+            MAX_TOTAL_BYTES,
+        ));
     }
-    let hint = "compile it with all imports included";
     let descriptor_set =
         without_comments(descriptor_set).map_err(|problem| one(format!("not a descriptor set: {problem}"), ""))?;
-    let pool = DescriptorPool::decode(descriptor_set.as_slice())
-        .map_err(|error| one(format!("not a usable descriptor set: {error:?}"), hint))?;
+    let pool = crate::descriptors::pool(&descriptor_set).map_err(|problem| {
+        let hint = if problem.contains("has not been added") {
+            "compile it with all imports included"
+        } else {
+            ""
+        };
+        one(format!("not a usable descriptor set: {problem}"), hint)
+    })?;
     let mut files: Vec<String> = pool.files().map(|file| file.name().to_owned()).collect();
     if files.is_empty() {
         return Err(one("the descriptor set is empty".to_owned(), ""));
@@ -114,7 +137,12 @@ impl fmt::Display for SchemaSourceError {
 
 fn compile(roots: Vec<PathBuf>, files: Vec<String>) -> Result<Compiled, SchemaSourceError> {
     let refused = Rc::new(RefCell::new(BTreeSet::new()));
-    let sources = Sources { roots, files: Cell::new(0), bytes: Cell::new(0), refused: refused.clone() };
+    let sources = Sources {
+        roots,
+        files: Cell::new(0),
+        bytes: Cell::new(0),
+        refused: refused.clone(),
+    };
     let mut compiler = protox::Compiler::with_file_resolver(sources);
     // The typed set that protox also offers has lost all custom options, child_node among them (S1).
     compiler.include_imports(true).include_source_info(false);
@@ -130,9 +158,14 @@ fn compile(roots: Vec<PathBuf>, files: Vec<String>) -> Result<Compiled, SchemaSo
     // What the resolver itself refused is said once, in its own words, not once per importing file.
     problems.extend(refused.take());
     if problems.is_empty() {
-        return Ok(Compiled { descriptor_set: compiler.encode_file_descriptor_set(), files });
+        return Ok(Compiled {
+            descriptor_set: compiler.encode_file_descriptor_set(),
+            files,
+        });
     }
-    Err(SchemaSourceError { problems: problems.into_iter().take(MAX_PROBLEMS).collect() })
+    Err(SchemaSourceError {
+        problems: problems.into_iter().take(MAX_PROBLEMS).collect(),
+    })
 }
 
 /// Finds files by the names under which they are imported.
@@ -153,10 +186,18 @@ impl FileResolver for Sources {
         }
         // An import is a name below a root, never a way out of it.
         let relative = Path::new(name);
-        if !relative.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
+        if !relative
+            .components()
+            .all(|part| matches!(part, std::path::Component::Normal(_)))
+        {
             return Err(protox::Error::file_not_found(name));
         }
-        let Some(path) = self.roots.iter().map(|root| root.join(relative)).find(|path| path.is_file()) else {
+        let Some(path) = self
+            .roots
+            .iter()
+            .map(|root| root.join(relative))
+            .find(|path| path.is_file())
+        else {
             return Err(protox::Error::file_not_found(name));
         };
         let source = self.read(name, &path).map_err(|problem| {
@@ -169,21 +210,31 @@ impl FileResolver for Sources {
 
 impl Sources {
     fn read(&self, name: &str, path: &Path) -> Result<String, Problem> {
-        let size = fs::metadata(path).map_err(|error| problem(format!("{name}: {error}"), ""))?.len();
+        let size = fs::metadata(path)
+            .map_err(|error| problem(format!("{name}: {error}"), ""))?
+            .len();
         self.files.set(self.files.get() + 1);
         self.bytes.set(self.bytes.get().saturating_add(size));
         if self.files.get() > MAX_FILES {
-            return Err(problem(format!("more than {MAX_FILES} files"), "name the folder of this one schema"));
+            return Err(problem(
+                format!("more than {MAX_FILES} files"),
+                "name the folder of this one schema",
+            ));
         }
         if size > MAX_FILE_BYTES {
             return Err(too_large(name, size, MAX_FILE_BYTES).problems.remove(0));
         }
         if self.bytes.get() > MAX_TOTAL_BYTES {
-            return Err(too_large("all files together", self.bytes.get(), MAX_TOTAL_BYTES).problems.remove(0));
+            return Err(too_large("all files together", self.bytes.get(), MAX_TOTAL_BYTES)
+                .problems
+                .remove(0));
         }
         let bytes = fs::read(path).map_err(|error| problem(format!("{name}: {error}"), ""))?;
         let source = String::from_utf8(bytes).map_err(|error| {
-            problem(format!("{name}: not UTF-8 from byte {} on", error.utf8_error().valid_up_to()), "")
+            problem(
+                format!("{name}: not UTF-8 from byte {} on", error.utf8_error().valid_up_to()),
+                "",
+            )
         })?;
         if let Some(line) = crate::nesting::deeper_than(&source, MAX_NESTING, crate::nesting::Comments::Proto) {
             return Err(problem(format!("{name}:{line}: nested deeper than {MAX_NESTING}"), ""));
@@ -203,8 +254,12 @@ fn problems_of(error: &protox::Error) -> Vec<Problem> {
     if text == "Refused" {
         return Vec::new();
     }
-    // The compiler separates name and position by one colon more in this one case.
+    // The compiler separates name and position by one colon more in one case, and leaves out the name in another.
     let text = text.replacen("::", ":", 1);
+    let text = match error.file() {
+        Some(file) if !text.contains(file) => format!("{file}: {text}"),
+        _ => text,
+    };
     let hint = if error.is_file_not_found() {
         "add the folder that it is relative to as an include folder".to_owned()
     } else {
@@ -220,7 +275,9 @@ fn proto_files(folder: &Path) -> Result<Vec<String>, SchemaSourceError> {
         let failed = |error: std::io::Error| one(format!("{}: {error}", folder.display()), "");
         for entry in fs::read_dir(&folder).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
             let kind = entry.file_type().map_err(failed)?;
             // Links to folders are not followed: they can lead in circles.
             if kind.is_dir() && !name.starts_with('.') {
@@ -237,7 +294,10 @@ fn proto_files(folder: &Path) -> Result<Vec<String>, SchemaSourceError> {
             }
             if files.len() > MAX_FILES {
                 let hint = "name the folder of this one schema";
-                return Err(one(format!("{}: more than {MAX_FILES} .proto files", folder.display()), hint));
+                return Err(one(
+                    format!("{}: more than {MAX_FILES} .proto files", folder.display()),
+                    hint,
+                ));
             }
         }
     }
@@ -254,7 +314,10 @@ fn within(file: &Path, includes: &[PathBuf]) -> (PathBuf, String) {
         }
     }
     let folder = file.parent().unwrap_or(Path::new(""));
-    (folder.to_owned(), file.file_name().map(Path::new).map(name).unwrap_or_default())
+    (
+        folder.to_owned(),
+        file.file_name().map(Path::new).map(name).unwrap_or_default(),
+    )
 }
 
 fn is_built_in(name: &str) -> bool {
@@ -296,9 +359,14 @@ fn too_large(what: &str, size: u64, limit: u64) -> SchemaSourceError {
 }
 
 fn one(text: String, hint: &str) -> SchemaSourceError {
-    SchemaSourceError { problems: vec![problem(text, hint)] }
+    SchemaSourceError {
+        problems: vec![problem(text, hint)],
+    }
 }
 
 fn problem(text: String, hint: &str) -> Problem {
-    Problem { text, hint: hint.to_owned() }
+    Problem {
+        text,
+        hint: hint.to_owned(),
+    }
 }

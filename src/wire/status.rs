@@ -113,7 +113,10 @@ pub fn status(detail: &pb::ErrorDetail) -> Status {
     let rpc = pb::rpc::Status {
         code: code as i32,
         message: message.clone(),
-        details: vec![prost_types::Any { type_url: ERROR_DETAIL_URL.to_owned(), value: detail.encode_to_vec() }],
+        details: vec![prost_types::Any {
+            type_url: ERROR_DETAIL_URL.to_owned(),
+            value: detail.encode_to_vec(),
+        }],
     };
     Status::with_details(code, message, rpc.encode_to_vec().into())
 }
@@ -127,13 +130,14 @@ pub fn detail(status: &Status) -> Option<pb::ErrorDetail> {
 
 /// A status as the message that stands in an HTTP body.
 pub fn rpc_status(status: &Status) -> pb::rpc::Status {
-    pb::rpc::Status::decode(status.details()).ok().filter(|rpc| !rpc.details.is_empty()).unwrap_or_else(|| {
-        pb::rpc::Status {
+    pb::rpc::Status::decode(status.details())
+        .ok()
+        .filter(|rpc| !rpc.details.is_empty())
+        .unwrap_or_else(|| pb::rpc::Status {
             code: status.code() as i32,
             message: status.message().to_owned(),
             details: Vec::new(),
-        }
-    })
+        })
 }
 
 /// `None` for a code that a newer server knows and this build does not.
@@ -164,7 +168,10 @@ mod tests {
             given.path = "/devices/olt-1".to_owned();
             let status = status(&given);
             assert_eq!(status.code(), grpc_code(code));
-            assert_eq!(status.message(), format!("{code}: /devices/olt-1: olt-1 is there already"));
+            assert_eq!(
+                status.message(),
+                format!("{code}: /devices/olt-1: olt-1 is there already")
+            );
             assert_eq!(detail(&status).as_ref(), Some(&given));
             assert_eq!(code_of(&given), Some(code));
             assert_eq!(rpc_status(&status).details.len(), 1);
@@ -178,14 +185,20 @@ mod tests {
         assert_eq!(detail(&foreign), None);
         assert_eq!(rpc_status(&foreign).message, "no route");
         assert_eq!(rpc_status(&foreign).code, Grpc::Unavailable as i32);
-        assert_eq!(detail(&Status::with_details(Grpc::Internal, "", vec![0xff; 9].into())), None);
+        assert_eq!(
+            detail(&Status::with_details(Grpc::Internal, "", vec![0xff; 9].into())),
+            None
+        );
     }
 
     #[test]
     fn no_refusal_looks_like_success_or_like_a_server_error_over_http() {
         for code in Code::ALL {
             let http = http_code(grpc_code(code));
-            assert!((400..500).contains(&http) || http == 503 || http == 504, "{code} is {http}");
+            assert!(
+                (400..500).contains(&http) || http == 503 || http == 504,
+                "{code} is {http}"
+            );
         }
     }
 }

@@ -1,0 +1,257 @@
+//! The service behind a socket.
+
+use async_trait::async_trait;
+use confold_model::code::Code;
+use confold_wire::{
+    api::{Api, Stream},
+    pb::{self, store_client::StoreClient},
+    status,
+};
+use futures::{FutureExt, StreamExt, channel::oneshot};
+use std::{
+    error::Error as _,
+    pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll},
+    time::Duration,
+};
+use tonic::{
+    ConnectError, Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+/// An event of the default limit, 16 MiB, and room for what surrounds it.
+pub const MAX_MESSAGE_BYTES: usize = 17 << 20;
+
+/// One server, connected to when first asked, and again whenever the connection was lost.
+pub struct Remote {
+    address: String,
+    connections: Vec<StoreClient<Channel>>,
+    next: AtomicUsize,
+    call_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Calls are spread over this many connections in turn. One carries some 200 calls at once.
+    pub connections: usize,
+    pub connect_timeout: Duration,
+    /// A call without an answer after this long fails; `None`: only the server's own deadlines hold. Streams are exempt.
+    pub call_timeout: Option<Duration>,
+    pub max_message_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            connections: 1,
+            connect_timeout: Duration::from_secs(5),
+            call_timeout: Some(Duration::from_secs(60)),
+            max_message_bytes: MAX_MESSAGE_BYTES,
+        }
+    }
+}
+
+impl Remote {
+    /// `host:port` or `http://host:port`. Fails only on an address that is none; must run inside a tokio runtime.
+    pub fn connect(address: &str) -> Result<Remote, crate::Error> {
+        Remote::with_options(address, &Options::default())
+    }
+
+    pub fn with_options(address: &str, options: &Options) -> Result<Remote, crate::Error> {
+        let invalid = |text: String| crate::Error::refused(Code::Unavailable, "", text);
+        if address.starts_with("https://") {
+            return Err(invalid(format!(
+                "{address}: this build speaks no TLS; write http:// or only host:port"
+            )));
+        }
+        let uri = if address.contains("://") {
+            address.to_owned()
+        } else {
+            format!("http://{address}")
+        };
+        let endpoint = Endpoint::from_shared(uri)
+            .map_err(|error| invalid(format!("{address} is no address of a server: {error}; write host:port")))?
+            .connect_timeout(options.connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true)
+            // A page of a million nodes should not wait for window updates.
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20);
+        if endpoint.uri().host().is_none_or(str::is_empty) || endpoint.uri().port().is_none() {
+            return Err(invalid(format!("{address} is no address of a server; write host:port")));
+        }
+        let connections = (0..options.connections.max(1))
+            .map(|_| {
+                StoreClient::new(endpoint.connect_lazy())
+                    .max_decoding_message_size(options.max_message_bytes)
+                    .max_encoding_message_size(options.max_message_bytes)
+            })
+            .collect();
+        Ok(Remote {
+            address: address.to_owned(),
+            connections,
+            next: AtomicUsize::new(0),
+            call_timeout: options.call_timeout,
+        })
+    }
+
+    fn client(&self) -> StoreClient<Channel> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
+        self.connections[turn].clone()
+    }
+
+    /// Waits for one answer, and says in words what a refused connection means.
+    async fn unary<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>> + Send,
+    ) -> Result<T, Status> {
+        let answer = match self.call_timeout {
+            None => call.await,
+            Some(limit) => tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+                let text = format!("no answer from {} within {} s", self.address, limit.as_secs_f32());
+                Err(Status::deadline_exceeded(text))
+            }),
+        };
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|failed| self.explain(failed))
+    }
+
+    fn explain(&self, failed: Status) -> Status {
+        explain(&self.address, failed)
+    }
+
+    fn answers<T: Send + 'static>(&self, stream: tonic::Streaming<T>) -> Stream<Result<T, Status>> {
+        let address = self.address.clone();
+        Box::pin(stream.map(move |item| item.map_err(|failed| explain(&address, failed))))
+    }
+}
+
+/// A connection that was never made is a plain refusal: nothing was sent.
+fn explain(address: &str, failed: Status) -> Status {
+    let mut cause = failed.source();
+    let mut connecting = false;
+    let mut deepest = String::new();
+    while let Some(error) = cause {
+        connecting |= error.is::<ConnectError>();
+        deepest = error.to_string();
+        cause = error.source();
+    }
+    if !connecting {
+        return failed;
+    }
+    status::status(&pb::ErrorDetail {
+        hint: "start a server with `confold serve`, or name another one with --server".to_owned(),
+        ..status::error_detail(Code::Unavailable, format!("no server answers at {address}: {deepest}"))
+    })
+}
+
+/// The requests up to the first that failed; the failure is told to the caller behind the last answer.
+fn until_failed(
+    requests: Stream<Result<pb::CommitStreamRequest, Status>>,
+) -> (Stream<pb::CommitStreamRequest>, oneshot::Receiver<Status>) {
+    let (fail, failed) = oneshot::channel();
+    let mut fail = Some(fail);
+    let sent = tokio_stream::StreamExt::map_while(requests, move |item| match item {
+        Ok(request) => Some(request),
+        Err(status) => {
+            // The receiver is gone only where nobody reads the answers any more.
+            _ = fail.take().map(|fail| fail.send(status));
+            None
+        }
+    });
+    (Box::pin(sent), failed)
+}
+
+fn followed_by<T: Send + 'static>(
+    answers: Stream<Result<T, Status>>,
+    failed: oneshot::Receiver<Status>,
+) -> Stream<Result<T, Status>> {
+    let last = failed
+        .into_stream()
+        .filter_map(|end| std::future::ready(end.ok().map(Err)));
+    Box::pin(answers.chain(last))
+}
+
+/// A type with a name: through the boxed stream itself the compiler cannot see that the call's future is `Send`.
+struct Requests(Stream<pb::CommitStreamRequest>);
+
+impl tokio_stream::Stream for Requests {
+    type Item = pb::CommitStreamRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+macro_rules! forward {
+    ($($call:ident: $request:ident -> $answer:ident),* $(,)?) => {
+        #[async_trait]
+        impl Api for Remote {
+            $(async fn $call(&self, request: pb::$request) -> Result<pb::$answer, Status> {
+                let mut client = self.client();
+                self.unary(client.$call(Request::new(request))).await
+            })*
+
+            async fn commit_stream(
+                &self,
+                requests: Stream<Result<pb::CommitStreamRequest, Status>>,
+            ) -> Result<Stream<Result<pb::CommitStreamResponse, Status>>, Status> {
+                let (sent, failed) = until_failed(requests);
+                let answer = self.client().commit_stream(Requests(sent)).await.map_err(|error| self.explain(error))?;
+                Ok(followed_by(self.answers(answer.into_inner()), failed))
+            }
+
+            async fn list_stream(
+                &self,
+                request: pb::ListRequest,
+            ) -> Result<Stream<Result<pb::ListResponse, Status>>, Status> {
+                let answer = self.client().list_stream(request).await.map_err(|error| self.explain(error))?;
+                Ok(self.answers(answer.into_inner()))
+            }
+
+            async fn diff_stream(
+                &self,
+                request: pb::DiffRequest,
+            ) -> Result<Stream<Result<pb::DiffResponse, Status>>, Status> {
+                let answer = self.client().diff_stream(request).await.map_err(|error| self.explain(error))?;
+                Ok(self.answers(answer.into_inner()))
+            }
+
+            async fn export_log(
+                &self,
+                request: pb::ExportLogRequest,
+            ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status> {
+                let answer = self.client().export_log(request).await.map_err(|error| self.explain(error))?;
+                Ok(self.answers(answer.into_inner()))
+            }
+        }
+    };
+}
+
+forward! {
+    commit: CommitRequest -> Decision,
+    outcome: OutcomeRequest -> Decision,
+    withdraw: WithdrawRequest -> Decision,
+    get: GetRequest -> GetResponse,
+    list: ListRequest -> ListResponse,
+    diff: DiffRequest -> DiffResponse,
+    log: LogRequest -> LogResponse,
+    show: ShowRequest -> ShowResponse,
+    tag: TagRequest -> Decision,
+    untag: UntagRequest -> Decision,
+    list_tags: ListTagsRequest -> ListTagsResponse,
+    push_schema: PushSchemaRequest -> PushSchemaResponse,
+    get_schema: GetSchemaRequest -> GetSchemaResponse,
+    prune: PruneRequest -> Decision,
+    get_retention: GetRetentionRequest -> GetRetentionResponse,
+    set_retention: SetRetentionRequest -> Decision,
+    activate: ActivateRequest -> Decision,
+    set_clock: SetClockRequest -> Decision,
+    sync: SyncRequest -> SyncResponse,
+    list_stores: ListStoresRequest -> ListStoresResponse,
+    status: StatusRequest -> StatusResponse,
+}
