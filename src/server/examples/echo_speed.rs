@@ -1,7 +1,8 @@
 //! How fast unary calls go through this server's stack, beside tonic's own: `cargo run --release --example echo_speed`.
 //!
 //! Load and server share the machine. Three targets: tonic's server with the echo service, ours with the same, and ours
-//! with reads of a store that answers from a constant, which is what the service itself costs.
+//! with reads of a store that answers from a constant, which is what the service itself costs. At the end, commits on one
+//! stream with 1,024 in flight, decided at once.
 //! Options: `--seconds N` per figure (default 3).
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use confold_wire::{
     api::{Api, Stream},
     pb,
 };
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all, stream};
 use hdrhistogram::Histogram;
 use std::{
     error::Error,
@@ -18,7 +19,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc};
 use tonic::{
     Status,
     client::Grpc,
@@ -27,6 +28,7 @@ use tonic::{
 
 const CLIENTS: [usize; 3] = [1, 16, 64];
 const PER_CONNECTION: usize = 8;
+const IN_FLIGHT: usize = 1_024;
 const PAYLOAD: Bytes = Bytes::from_static(&[7; 256]);
 
 #[tokio::main]
@@ -43,7 +45,35 @@ async fn main() -> Result<(), Box<dyn Error>> {
             println!("{:>38} {:.2} of tonic's", name, rate / base);
         }
     }
+    println!("{:>14} {:>11} {:>9.0}/s", "CommitStream", "1 stream", stream(ours, time).await?);
     Ok(())
+}
+
+/// Commits of one update of 256 bytes each.
+async fn stream(address: SocketAddr, time: Duration) -> Result<f64, Box<dyn Error>> {
+    let channel = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true).connect().await?;
+    let value = pb::Value { form: Some(pb::value::Form::Proto(PAYLOAD)), ..Default::default() };
+    let operation = pb::TextOperation {
+        path: "/devices/olt-1".to_owned(),
+        kind: Some(pb::text_operation::Kind::Put(value)),
+        ..Default::default()
+    };
+    let commit = pb::CommitRequest { operations: vec![operation], ..Default::default() };
+    let (send, mut receive) = mpsc::channel(IN_FLIGHT);
+    let requests = stream::poll_fn(move |cx| receive.poll_recv(cx));
+    let mut answers = pb::store_client::StoreClient::new(channel).commit_stream(requests).await?.into_inner();
+    let end = Instant::now() + time;
+    let (mut sent, mut answered) = (0u64, 0u64);
+    while answered < sent || Instant::now() < end {
+        while sent < answered + IN_FLIGHT as u64 && Instant::now() < end {
+            send.send(pb::CommitStreamRequest { correlation: sent, commit: Some(commit.clone()) }).await?;
+            sent += 1;
+        }
+        if answered < sent && answers.message().await?.is_some() {
+            answered += 1;
+        }
+    }
+    Ok(answered as f64 / time.as_secs_f64())
 }
 
 async fn measure<C: AsyncFn(Channel) -> Result<(), Status> + Copy>(
@@ -110,7 +140,7 @@ async fn ours() -> Result<SocketAddr, Box<dyn Error>> {
     Ok(address)
 }
 
-/// Answers reads of one node, at once.
+/// Answers reads of one node and decides commits, at once.
 struct Constant;
 
 macro_rules! refuse {
@@ -125,13 +155,16 @@ macro_rules! refuse {
 
             async fn commit_stream(
                 &self,
-                _: Stream<Result<pb::CommitStreamRequest, Status>>,
+                requests: Stream<Result<pb::CommitStreamRequest, Status>>,
             ) -> Result<Stream<Result<pb::CommitStreamResponse, Status>>, Status> {
-                Err(Status::unimplemented("reads only"))
+                Ok(Box::pin(requests.map(|request| {
+                    let decision = Some(pb::Decision::default());
+                    Ok(pb::CommitStreamResponse { correlation: request?.correlation, decision })
+                })))
             }
 
             $(async fn $method(&self, _: pb::$Request) -> Result<$Answer, Status> {
-                Err(Status::unimplemented("reads only"))
+                Err(Status::unimplemented("not measured here"))
             })*
         }
     };

@@ -173,6 +173,22 @@ async fn commits_on_a_stream_are_answered_one_by_one_over_http() {
 }
 
 #[tokio::test]
+async fn json_goes_over_http_2_as_well() {
+    let server = start(Fake::new()).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for (host, status) in [("localhost", 200), ("evil.example", 403)] {
+        let request = http::Request::post(format!("http://{host}/v1/Status"))
+            .header("content-type", "application/json")
+            .body(http_body_util::Full::new(Bytes::from_static(b"{}")))
+            .unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), status);
+    }
+}
+
+#[tokio::test]
 async fn the_echo_is_there_when_asked_for_and_only_then() {
     use confold_server::echo::{Payload, call};
     let payload = Payload { data: Bytes::from_static(&[7; 256]) };

@@ -224,20 +224,33 @@ async fn a_message_may_be_as_large_as_the_limit_and_no_larger() {
 
     let mut client = server.client().await;
     let request = |size: usize| {
-        let overhead = prost::Message::encoded_len(&get("x".repeat(size))) - size;
-        get("x".repeat(size - overhead))
+        let overhead = prost::Message::encoded_len(&list("x".repeat(size))) - size;
+        list("x".repeat(size - overhead))
     };
     assert_eq!(prost::Message::encoded_len(&request(limit)), limit);
+    client.list(request(limit)).await.unwrap();
     server.fake.take_called();
-    client.get(request(limit - 1)).await.expect_err("the path comes back beside the value, so the answer is too large");
-    assert_eq!(server.fake.take_called(), ["Get"]);
-    let refused = client.get(request(limit + 1)).await.unwrap_err();
+    let refused = client.list(request(limit + 1)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::OutOfRange);
     assert_eq!(server.fake.take_called(), [""; 0]);
+
+    let answer = client.get(pb::GetRequest::default()).await.unwrap().into_inner();
+    // Five lengths grow from one byte to three or four with the value.
+    let most = limit - prost::Message::encoded_len(&answer) - 8;
+    server.fake.get_bytes.store(most, std::sync::atomic::Ordering::Relaxed);
+    let answer = client.get(pb::GetRequest::default()).await.unwrap().into_inner();
+    let size = prost::Message::encoded_len(&answer);
+    server.fake.get_bytes.store(most + limit - size, std::sync::atomic::Ordering::Relaxed);
+    let answer = client.get(pb::GetRequest::default()).await.unwrap().into_inner();
+    assert_eq!(prost::Message::encoded_len(&answer), limit);
+    server.fake.get_bytes.store(most + limit - size + 1, std::sync::atomic::Ordering::Relaxed);
+    let refused = client.get(pb::GetRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::OutOfRange);
+    assert_eq!(server.post("/v1/Get", "{}").await.status(), 400);
 }
 
-fn get(path: String) -> pb::GetRequest {
-    pb::GetRequest { path, ..Default::default() }
+fn list(path: String) -> pb::ListRequest {
+    pb::ListRequest { path, ..Default::default() }
 }
 
 fn detail_of_last(lines: &[serde_json::Value]) -> serde_json::Value {
@@ -256,6 +269,16 @@ async fn a_refusal_with_ten_thousand_conflicts_still_fits_into_the_headers() {
     assert!(shown.detail.ends_with(&format!("({} of 10000 conflicts are shown)", shown.conflicts.len())));
     assert!(!shown.conflicts.is_empty());
     assert_eq!(shown.conflicts, given.conflicts[..shown.conflicts.len()]);
+}
+
+#[tokio::test]
+async fn a_call_that_panics_fails_alone() {
+    let server = start(Fake::new()).await;
+    let mut client = server.client().await;
+    let panics = pb::SyncRequest { store: "panic".to_owned(), ..Default::default() };
+    assert_eq!(client.sync(panics).await.unwrap_err().code(), tonic::Code::Internal);
+    assert_eq!(server.post("/v1/Sync", r#"{"store": "panic"}"#).await.status(), 500);
+    client.sync(pb::SyncRequest::default()).await.unwrap();
 }
 
 #[tokio::test]

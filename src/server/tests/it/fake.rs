@@ -29,6 +29,9 @@ pub struct Fake {
     pub given_up: Arc<watch::Sender<usize>>,
 }
 
+/// For commits that bring no event id.
+pub const MINTED: &str = "17-000102030405060708090a0b0c0d0e0f";
+
 impl Fake {
     pub fn new() -> Arc<Fake> {
         Arc::new(Fake::default())
@@ -64,7 +67,8 @@ pub fn refusal(code: Code, path: &str, detail: &str) -> Status {
 #[async_trait::async_trait]
 impl Api for Fake {
     async fn commit(&self, request: pb::CommitRequest) -> Result<pb::Decision, Status> {
-        let event_id = request.proposal.clone().unwrap_or_default().event_id;
+        let given = request.proposal.clone().unwrap_or_default().event_id;
+        let event_id = if given.is_empty() { MINTED.to_owned() } else { given };
         self.commits.lock().unwrap().push(request);
         Ok(pb::Decision { event_id, outcome: pb::decision::Outcome::Committed as i32, ..self.call("Commit")? })
     }
@@ -172,6 +176,7 @@ impl Api for Fake {
     }
 
     async fn sync(&self, request: pb::SyncRequest) -> Result<pb::SyncResponse, Status> {
+        assert_ne!(request.store, "panic", "asked to");
         if request.store == "slow" {
             let mut waiting = Waiting { given_up: Arc::clone(&self.given_up), opened: false };
             let opened = self.gate.notified();

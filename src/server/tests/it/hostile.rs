@@ -150,8 +150,8 @@ async fn calls_beyond_the_limit_are_refused_and_those_in_flight_go_on() {
     let beyond = async {
         server.fake.waiting.subscribe().wait_for(|waiting| *waiting == 2).await.unwrap();
         let refused = server.client().await.sync(slow.clone()).await.unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
-        assert_eq!(server.post("/v1/Sync", "{}").await.status(), 429);
+        assert_eq!(refused.message(), "UNAVAILABLE: 2 calls are in flight already");
+        assert_eq!(server.post("/v1/Sync", "{}").await.error().0, 503);
         server.fake.gate.notify_waiters();
     };
     let (in_flight, ()) = tokio::join!(in_flight, beyond);
@@ -176,6 +176,46 @@ async fn a_connection_tells_how_many_streams_and_headers_it_takes() {
         u32::from_be_bytes(pair[2..].try_into().unwrap())
     };
     assert_eq!((setting(3), setting(6)), (256, 16 << 10));
+}
+
+// Reliability Q16: each flood ends with the connection, and the next client is served.
+#[tokio::test]
+async fn a_flood_on_one_connection_ends_that_connection() {
+    let server = start(Fake::new()).await;
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    const HEADERS: u8 = 1;
+    const RESET: u8 = 3;
+    const PING: u8 = 6;
+    const CONTINUATION: u8 = 9;
+    const END_HEADERS: u8 = 4;
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[])].concat();
+    // POST http://localhost/, by the static table.
+    let head = b"\x83\x86\x84\x41\x09localhost";
+    // A header `a: bbb…` that is not indexed.
+    let header = [b"\x00\x01a\x7e".as_slice(), &[b'b'; 126]].concat();
+
+    let resets = (0..20_000u32)
+        .flat_map(|n| [frame(HEADERS, END_HEADERS, 2 * n + 1, head), frame(RESET, 0, 2 * n + 1, &[0, 0, 0, 8])].concat());
+    let continuations = [frame(HEADERS, 0, 1, head), frame(CONTINUATION, 0, 1, &header).repeat(20_000)].concat();
+    let empty = [frame(HEADERS, 0, 1, head), frame(CONTINUATION, 0, 1, &[]).repeat(100_000)].concat();
+    let unknown = frame(PING, 0, 7, &[0; 8]);
+    for flood in [resets.collect(), continuations, empty, unknown] {
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        let (mut read, mut write) = stream.into_split();
+        let all = [preface.clone(), flood].concat();
+        let written = tokio::spawn(async move {
+            let _ = write.write_all(&all).await;
+            write
+        });
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(1..) = read.read(&mut buffer).await {}
+        drop(written.await.unwrap());
+        answers(&server).await;
+    }
+    assert!(server.fake.take_called().iter().all(|called| *called == "Status"));
 }
 
 #[tokio::test]

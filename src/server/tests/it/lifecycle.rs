@@ -153,6 +153,21 @@ async fn stopping_lets_calls_in_flight_finish_and_takes_no_more() {
 }
 
 #[tokio::test]
+async fn stopping_ends_a_stream_of_commits_and_says_so() {
+    let server = start(Fake::new()).await;
+    let (send, mut receive) = tokio::sync::mpsc::channel(1);
+    let requests = futures::stream::poll_fn(move |cx| receive.poll_recv(cx));
+    let mut answers = server.client().await.commit_stream(requests).await.unwrap().into_inner();
+    send.send(pb::CommitStreamRequest { correlation: 7, commit: None }).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().correlation, 7);
+    let ended = tokio::spawn(server.ended());
+    let refused = answers.message().await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable);
+    assert!(refused.message().contains("the server is stopping"), "{refused}");
+    assert_eq!(ended.await.unwrap().cut_off, 0);
+}
+
+#[tokio::test]
 async fn stopping_does_not_wait_longer_than_its_grace() {
     let grace = Duration::from_millis(50);
     let server = start_with(Fake::new(), |options| options.limits.shutdown_grace = grace).await;
