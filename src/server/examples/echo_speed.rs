@@ -11,10 +11,15 @@ use confold_wire::{
     api::{Api, Stream},
     pb,
 };
-use futures::{StreamExt, future::join_all, stream};
+use futures::{
+    StreamExt,
+    future::{BoxFuture, join_all},
+    stream,
+};
 use hdrhistogram::Histogram;
 use std::{
     error::Error,
+    fs,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -31,8 +36,10 @@ const PER_CONNECTION: usize = 8;
 const IN_FLIGHT: usize = 1_024;
 const PAYLOAD: Bytes = Bytes::from_static(&[7; 256]);
 
+type Failed = Box<dyn Error + Send + Sync>;
+
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<(), Failed> {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--seconds").skip(1);
     let time = Duration::from_secs(arguments.next().map_or(Ok(3), |seconds| seconds.parse())?);
     let (bare, ours) = (bare().await?, ours().await?);
@@ -50,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Commits of one update of 256 bytes each.
-async fn stream(address: SocketAddr, time: Duration) -> Result<f64, Box<dyn Error>> {
+async fn stream(address: SocketAddr, time: Duration) -> Result<f64, Failed> {
     let channel = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true).connect().await?;
     let value = pb::Value { form: Some(pb::value::Form::Proto(PAYLOAD)), ..Default::default() };
     let operation = pb::TextOperation {
@@ -76,54 +83,65 @@ async fn stream(address: SocketAddr, time: Duration) -> Result<f64, Box<dyn Erro
     Ok(answered as f64 / time.as_secs_f64())
 }
 
-async fn measure<C: AsyncFn(Channel) -> Result<(), Status> + Copy>(
+async fn measure(
     name: &str,
     address: SocketAddr,
     clients: usize,
     time: Duration,
-    call: C,
-) -> Result<f64, Box<dyn Error>> {
+    call: fn(Channel) -> BoxFuture<'static, Result<(), Status>>,
+) -> Result<f64, Failed> {
     let mut channels = Vec::new();
     for _ in 0..clients.div_ceil(PER_CONNECTION) {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
         channels.push(endpoint.connect().await?);
     }
     call(channels[0].clone()).await?;
-    let end = Instant::now() + time;
+    let (end, worked) = (Instant::now() + time, processor_time()?);
     let run = |client: usize| {
         let channel = channels[client / PER_CONNECTION].clone();
-        async move {
+        tokio::spawn(async move {
             let mut took = Histogram::<u64>::new(3)?;
             loop {
                 let begun = Instant::now();
                 if begun >= end {
-                    return Ok::<_, Box<dyn Error>>(took);
+                    return Ok::<_, Failed>(took);
                 }
                 call(channel.clone()).await?;
                 took.record(begun.elapsed().as_nanos().try_into()?)?;
             }
-        }
+        })
     };
     let mut all = Histogram::<u64>::new(3)?;
     for took in join_all((0..clients).map(run)).await {
-        all.add(took?)?;
+        all.add(took??)?;
     }
     let rate = all.len() as f64 / time.as_secs_f64();
     let micros = |quantile| all.value_at_quantile(quantile) / 1_000;
-    println!("{name:>14} {clients:>3} clients {rate:>9.0}/s   p50 {:>5} µs   p99 {:>5} µs", micros(0.5), micros(0.99));
+    let each = (processor_time()? - worked).as_micros() as f64 / all.len() as f64;
+    let (p50, p99) = (micros(0.5), micros(0.99));
+    println!("{name:>14} {clients:>3} clients {rate:>8.0}/s  p50 {p50:>5} µs  p99 {p99:>5} µs  {each:>5.1} µs of CPU each");
     Ok(rate)
 }
 
-async fn echo_once(channel: Channel) -> Result<(), Status> {
-    echo::call(&mut Grpc::new(channel), echo::Payload { data: PAYLOAD }).await.map(drop)
+fn echo_once(channel: Channel) -> BoxFuture<'static, Result<(), Status>> {
+    Box::pin(async move { echo::call(&mut Grpc::new(channel), echo::Payload { data: PAYLOAD }).await.map(drop) })
 }
 
-async fn get_once(channel: Channel) -> Result<(), Status> {
+fn get_once(channel: Channel) -> BoxFuture<'static, Result<(), Status>> {
     let request = pb::GetRequest { path: "/devices/olt-1".to_owned(), ..Default::default() };
-    pb::store_client::StoreClient::new(channel).get(request).await.map(drop)
+    Box::pin(async move { pb::store_client::StoreClient::new(channel).get(request).await.map(drop) })
 }
 
-async fn bare() -> Result<SocketAddr, Box<dyn Error>> {
+/// What client and server together have worked: on a machine with other work the one figure that can be compared.
+fn processor_time() -> Result<Duration, Failed> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    // The name in parentheses may hold spaces; user and system time are the 12th and 13th word behind it, in 1/100 s.
+    let behind = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = behind.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+async fn bare() -> Result<SocketAddr, Failed> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -132,7 +150,7 @@ async fn bare() -> Result<SocketAddr, Box<dyn Error>> {
     Ok(address)
 }
 
-async fn ours() -> Result<SocketAddr, Box<dyn Error>> {
+async fn ours() -> Result<SocketAddr, Failed> {
     let options = Options { address: ([127, 0, 0, 1], 0).into(), echo: true, ..Options::default() };
     let server = Server::bind(options, Arc::new(Constant), Arc::new(Vec::new)).await?;
     let address = server.local_addr();
