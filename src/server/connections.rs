@@ -46,7 +46,12 @@ pub(crate) async fn serve(
                     Ok((stream, _)) => break Some(stream),
                     Err(error) => pause_after(error).await,
                 },
-                Some(_) = open.join_next() => meters.open.set(open.len() as f64),
+                Some(ended) = open.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a connection met a bug of the server");
+                    }
+                    meters.open.set(open.len() as f64);
+                }
                 // The recorder keeps every sample until somebody sorts them into buckets.
                 _ = upkeep.tick() => if let Some(recorder) = crate::metrics::recorder() { recorder.run_upkeep() },
             }

@@ -267,7 +267,10 @@ fn check_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Refusal> {
     let shown: String = essence.chars().take(80).collect();
     let detail = format!("a body of type {shown:?} is not understood here");
     Err(Refusal::new(Code::Unsupported, detail)
-        .hint(format!("send content-type: {}, as `curl --json` does", accepted[0]))
+        .hint(match accepted {
+            [only] => format!("send content-type: {only}, as `curl --json` does"),
+            several => format!("send content-type: {}", several.join(" or ")),
+        })
         .http(StatusCode::UNSUPPORTED_MEDIA_TYPE))
 }
 

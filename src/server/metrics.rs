@@ -8,7 +8,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
@@ -82,8 +82,8 @@ impl Meters {
         }
     }
 
-    /// A call begins. `None` where there are too many in flight already; it is counted as RESOURCE_EXHAUSTED.
-    pub fn begin(self: &std::sync::Arc<Self>, method: usize, transport: Transport) -> Option<Call> {
+    /// A call begins. `None` where there are too many in flight already; it is counted as UNAVAILABLE.
+    pub fn begin(self: &Arc<Self>, method: usize, transport: Transport) -> Option<Call> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.in_flight_gauge.increment(1.0);
         let call =
@@ -91,7 +91,7 @@ impl Meters {
         if before < self.max_calls {
             return Some(call);
         }
-        call.end(Code::ResourceExhausted);
+        call.end(Code::Unavailable);
         None
     }
 
@@ -122,7 +122,7 @@ impl Meter {
 
 /// A call in flight. Dropped without an end it was cancelled: the client is gone.
 pub(crate) struct Call {
-    meters: std::sync::Arc<Meters>,
+    meters: Arc<Meters>,
     method: usize,
     transport: Transport,
     begun: Instant,

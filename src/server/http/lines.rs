@@ -137,6 +137,9 @@ impl Lines {
                 let line = self.buffer.split_to(self.searched + end + 1).freeze();
                 self.searched = 0;
                 self.line += 1;
+                if line.len() > self.http.message_bytes + 1 {
+                    return Err(self.http.too_large("it"));
+                }
                 return Ok(Some(line));
             }
             self.searched = self.buffer.len();

@@ -59,11 +59,11 @@ fn set(
     value: &str,
 ) -> Result<(), Refusal> {
     match request.get_field_by_name(name).map(|field| (field.kind(), field)) {
-        // A message cannot be written in a query; of a state to read, `at` is what is meant.
-        Some((Kind::Message(message), _)) if message.get_field_by_name("at").is_some() => {
-            put(inside(fields, name), name, "at", Json::String(value.to_owned()))
+        // A message cannot be written in a query; but a diff's `from` and `to` are states to read.
+        Some((Kind::Message(message), _)) if name != "read" && message.get_field_by_name("at").is_some() => {
+            put_inside(fields, name, name, "at", Json::String(value.to_owned()))
         }
-        Some((Kind::Message(_), _)) => Err(refuse(format!("{name} cannot be written in a query")).hint("use POST")),
+        Some((Kind::Message(_), _)) => Err(unknown(form, request, name)),
         Some((_, field)) if field.is_list() => {
             let items = fields.entry(name).or_insert_with(|| Json::Array(Vec::new()));
             if let Json::Array(items) = items {
@@ -73,7 +73,7 @@ fn set(
         }
         Some((_, field)) => put(fields, name, name, scalar(&field, value)?),
         None => match read_field(form, request, name) {
-            Some(field) => put(inside(fields, form.read), name, name, scalar(&field, value)?),
+            Some(field) => put_inside(fields, form.read, name, name, scalar(&field, value)?),
             None => Err(unknown(form, request, name)),
         },
     }
@@ -86,14 +86,17 @@ fn read_field(form: &Form, request: &MessageDescriptor, name: &str) -> Option<Fi
     }
 }
 
-fn inside<'a>(fields: &'a mut Map<String, Json>, name: &str) -> &'a mut Map<String, Json> {
-    let entry = fields.entry(name).or_insert_with(|| Json::Object(Map::new()));
-    if !entry.is_object() {
-        *entry = Json::Object(Map::new());
-    }
-    match entry {
-        Json::Object(inside) => inside,
-        _ => unreachable!("it was made an object above"),
+fn put_inside(
+    fields: &mut Map<String, Json>,
+    outer: &str,
+    given: &str,
+    name: &str,
+    value: Json,
+) -> Result<(), Refusal> {
+    match fields.entry(outer).or_insert_with(|| Json::Object(Map::new())) {
+        Json::Object(inside) => put(inside, given, name, value),
+        // Under the name of a message nothing else is put.
+        _ => Err(refuse(format!("{given} is given twice"))),
     }
 }
 
