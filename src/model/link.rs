@@ -50,6 +50,13 @@ impl Scratch {
     }
 }
 
+/// The hash of content that is at hand without its link.
+pub(crate) fn hash_of(content: &impl Encode) -> Hash {
+    let mut scratch = Scratch::with_room();
+    content.encode(&mut scratch);
+    Hash::of(&scratch.bytes)
+}
+
 /// Hashing goes down by recursion this far, which is further than any tree of a real configuration is deep.
 const RECURSION: usize = 64;
 

@@ -6,7 +6,7 @@
 
 use crate::ids::Hash;
 use crate::link::{Encode, Link, Scratch, Source};
-use crate::node::{BUCKET_KEYS, KIND_BUCKET, KIND_INNER, Place, nibble, put_prefix, put_varint};
+use crate::node::{BUCKET_KEYS, KIND_BUCKET, KIND_INNER, MAX_KEY, Place, nibble, put_prefix, put_varint};
 use crate::objects::{ObjectsError, ObjectsErrorCause};
 use std::convert::identity;
 
@@ -368,6 +368,7 @@ impl<V: Value> Part<V> {
         depth: usize,
         source: &S,
     ) -> Result<Option<V>, ObjectsError> {
+        check_key(key);
         let inner = match self {
             Part::Bucket(bucket) => {
                 match bucket.find(key) {
@@ -559,6 +560,7 @@ impl<V> Bucket<V> {
 
     /// There must be room: at most 16 keys of at most 256 bytes, so that an end fits into 16 bits.
     pub fn insert(&mut self, index: usize, key: &[u8], value: V) {
+        check_key(key);
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         let at = usize::from(start);
         self.keys.reserve_exact(key.len());
@@ -636,6 +638,11 @@ impl<V> Part<V> {
                 Part::Inner(inner) => inner.skipped.len() + inner.branches.capacity() * size_of::<Branch<V>>(),
             }
     }
+}
+
+/// Keys are checked where they come in from outside; one that got here all the same would make an object that no decoder takes.
+fn check_key(key: &[u8]) {
+    assert!((1..=MAX_KEY).contains(&key.len()), "a key of {} bytes was let through", key.len());
 }
 
 /// Nibbles consumed on the way down, packed two to a byte.

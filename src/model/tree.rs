@@ -10,13 +10,14 @@
 
 use crate::content::{Child, Copying, Loader, Meter, Node, container_mut, container_of, single_mut};
 use crate::ids::Hash;
-use crate::link::{Link, Shedding, hand_out, measure, shed};
+use crate::link::{Link, Shedding, hand_out, hash_of, measure, shed};
 use crate::map::Part;
 use crate::node::{self, EMPTY_NODE, Place};
 use crate::objects::{MemoryObjects, Objects, ObjectsError};
 use crate::path::{Path, Step};
 use crate::subtree::Subtree;
 use bytes::Bytes;
+use once_cell::sync::OnceCell;
 use std::cell::RefCell;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ impl Tree {
         Ok(match self.descend(&path.steps, &loader)? {
             Reached::Default => Lookup::Default,
             Reached::Absent(step) => Lookup::Absent { step },
-            Reached::Node(node, hash) => Lookup::Found(self.view(node, hash)),
+            Reached::Node(node, link) => Lookup::Found(self.view(node, link.known())),
         })
     }
 
@@ -86,7 +87,7 @@ impl Tree {
         Ok(match self.descend(&path.steps, &self.loader(objects))? {
             Reached::Absent(_) => None,
             Reached::Default => Some(EMPTY_NODE),
-            Reached::Node(_, hash) => Some(hash),
+            Reached::Node(_, link) => Some(link.hash()),
         })
     }
 
@@ -210,8 +211,9 @@ impl Tree {
     ///
     /// What was not used since the last call goes first, as whole subtrees; then whatever is persisted. That is the clock
     /// algorithm with one bit for each link: reading costs one flag, and nothing is kept in order of use. A call visits all that
-    /// is loaded, so it is for when [`Tree::memory`] has outgrown a limit, with a target well below that. New objects stay.
-    /// Views and clones keep what they hold until they are dropped.
+    /// is loaded (about half a second for a million nodes), so it is for when [`Tree::memory`] has
+    /// outgrown a limit, with a target well below that. New objects stay. Views and clones keep what they hold until they
+    /// are dropped.
     pub fn shed(&mut self, target: usize) {
         let size = measure(&self.root);
         let mut shedding = Shedding { excess: size.saturating_sub(target), spare_touched: true };
@@ -233,15 +235,15 @@ impl Tree {
 
     pub(crate) fn root_view(&self, objects: &dyn Objects) -> Result<NodeView, ObjectsError> {
         let node = self.root.load(&self.loader(objects), Place::Top)?;
-        Ok(self.view(node, self.root()))
+        Ok(self.view(node, self.root.known()))
     }
 
     pub(crate) fn meter(&self) -> &Meter {
         &self.memory
     }
 
-    fn view(&self, node: &Arc<Node>, hash: Hash) -> NodeView {
-        NodeView { hash, node: node.clone(), memory: self.memory.clone() }
+    fn view(&self, node: &Arc<Node>, hash: Option<Hash>) -> NodeView {
+        NodeView { hash: lazily(hash), node: node.clone(), memory: self.memory.clone() }
     }
 
     fn loader<'a>(&'a self, objects: &'a dyn Objects) -> Loader<'a> {
@@ -273,11 +275,7 @@ impl Tree {
                 (child, _) => return Err(child.wrong(entry)),
             }
         }
-        let hash = match reached {
-            ReachedLink::Node(link) => link.hash_alone(),
-            ReachedLink::Single(link) => link.hash_alone(),
-        };
-        Ok(Reached::Node(node, hash))
+        Ok(Reached::Node(node, reached))
     }
 
     /// Changes the node at a path. `None`: it is not there. A default single child on the way is made, and one that has become default goes.
@@ -308,7 +306,8 @@ pub fn verify(root: Hash, path: &Path, proof: &[Bytes]) -> Result<Lookup, Object
 /// A node of some tree, held: it stays readable whatever happens to the tree.
 #[derive(Clone)]
 pub struct NodeView {
-    hash: Hash,
+    /// Found when asked for: most views taken in the middle of an edit never are.
+    hash: OnceCell<Hash>,
     node: Arc<Node>,
     memory: Meter,
 }
@@ -316,7 +315,7 @@ pub struct NodeView {
 impl NodeView {
     /// Of the node with all that is below it.
     pub fn hash(&self) -> Hash {
-        self.hash
+        *self.hash.get_or_init(|| hash_of(&*self.node))
     }
 
     /// Of its config alone.
@@ -339,7 +338,7 @@ impl NodeView {
         let Some(entry) = self.node.entry(field) else { return Ok(NodeView::empty(&self.memory)) };
         match &**entry.load(&self.loader(objects), Place::Top)? {
             Child::Single(node) => {
-                Ok(NodeView { hash: entry.hash_alone(), node: node.clone(), memory: self.memory.clone() })
+                Ok(NodeView { hash: lazily(entry.known()), node: node.clone(), memory: self.memory.clone() })
             }
             child => Err(child.wrong(entry)),
         }
@@ -352,11 +351,11 @@ impl NodeView {
 
     /// This node as the root of a tree of its own.
     pub fn tree(&self) -> Tree {
-        Tree { root: Link::of(self.node.clone(), self.hash), memory: self.memory.clone() }
+        Tree { root: Link::of(self.node.clone(), self.hash()), memory: self.memory.clone() }
     }
 
     pub(crate) fn empty(memory: &Meter) -> NodeView {
-        NodeView { hash: EMPTY_NODE, node: Arc::default(), memory: memory.clone() }
+        NodeView { hash: OnceCell::with_value(EMPTY_NODE), node: Arc::default(), memory: memory.clone() }
     }
 
     pub(crate) fn is_container(&self, field: u32, objects: &dyn Objects) -> Result<bool, ObjectsError> {
@@ -377,7 +376,7 @@ impl NodeView {
 /// A container of some tree, held. Elements come in key order (K7), those of a keyless list in that of their index.
 #[derive(Clone)]
 pub struct ContainerView {
-    hash: Hash,
+    hash: OnceCell<Hash>,
     top: Option<Arc<Child>>,
     memory: Meter,
 }
@@ -390,13 +389,13 @@ impl ContainerView {
         let Some(entry) = node.entry(field) else { return Ok(ContainerView::empty(memory)) };
         let top = entry.load(loader, Place::Top)?;
         match &**top {
-            Child::Container(_) => Ok(ContainerView { hash: entry.hash_alone(), top: Some(top.clone()), memory: memory.clone() }),
+            Child::Container(_) => Ok(ContainerView { hash: lazily(entry.known()), top: Some(top.clone()), memory: memory.clone() }),
             child => Err(child.wrong(entry)),
         }
     }
 
     pub(crate) fn empty(memory: &Meter) -> ContainerView {
-        ContainerView { hash: Hash::ZERO, top: None, memory: memory.clone() }
+        ContainerView { hash: OnceCell::with_value(Hash::ZERO), top: None, memory: memory.clone() }
     }
 
     pub fn len(&self) -> u64 {
@@ -409,7 +408,7 @@ impl ContainerView {
 
     /// 32 zero bytes when it is empty.
     pub fn hash(&self) -> Hash {
-        self.hash
+        *self.hash.get_or_init(|| self.top.as_ref().map_or(Hash::ZERO, |top| hash_of(&**top)))
     }
 
     pub fn get(&self, key: &[u8], objects: &dyn Objects) -> Result<Option<NodeView>, ObjectsError> {
@@ -486,13 +485,13 @@ impl ContainerView {
 /// A view of the node behind an element's link.
 pub(crate) fn element(link: &Link<Node>, loader: &Loader<'_>, memory: &Meter) -> Result<NodeView, ObjectsError> {
     let node = link.load(loader, Place::Top)?.clone();
-    Ok(NodeView { hash: link.hash_alone(), node, memory: memory.clone() })
+    Ok(NodeView { hash: lazily(link.known()), node, memory: memory.clone() })
 }
 
 type Change<'a, R> = &'a mut dyn FnMut(&mut Node) -> Result<R, ObjectsError>;
 
 enum Reached<'t> {
-    Node(&'t Arc<Node>, Hash),
+    Node(&'t Arc<Node>, ReachedLink<'t>),
     Default,
     Absent(usize),
 }
@@ -500,6 +499,26 @@ enum Reached<'t> {
 enum ReachedLink<'t> {
     Node(&'t Link<Node>),
     Single(&'t Link<Child>),
+}
+
+impl ReachedLink<'_> {
+    fn hash(&self) -> Hash {
+        match self {
+            ReachedLink::Node(link) => link.hash_alone(),
+            ReachedLink::Single(link) => link.hash_alone(),
+        }
+    }
+
+    fn known(&self) -> Option<Hash> {
+        match self {
+            ReachedLink::Node(link) => link.known(),
+            ReachedLink::Single(link) => link.known(),
+        }
+    }
+}
+
+fn lazily(hash: Option<Hash>) -> OnceCell<Hash> {
+    hash.map_or_else(OnceCell::new, OnceCell::with_value)
 }
 
 fn edit_node<R>(

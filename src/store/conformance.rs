@@ -40,6 +40,7 @@ macro_rules! store_conformance {
             readers_beside_commits_see_whole_batches
             a_sweep_leaves_exactly_what_the_roots_reach
             a_sweep_in_small_steps_among_commits_loses_nothing
+            an_object_dropped_and_taken_up_again_during_a_sweep_keeps_what_lies_below_it
             commits_in_another_thread_beside_sweeps_lose_nothing
             a_sweep_cut_short_leaves_a_whole_store
             a_sweep_that_finds_a_hole_says_damaged
@@ -370,6 +371,31 @@ pub fn a_sweep_in_small_steps_among_commits_loses_nothing(make: Make) {
             .retain(|tree| past.reach([tree.root]).is_subset(&present));
         history.check(store).unwrap();
     }
+}
+
+pub fn an_object_dropped_and_taken_up_again_during_a_sweep_keeps_what_lies_below_it(make: Make) {
+    let fixture = make();
+    let store = &*fixture.store;
+    let [kept, old, new] = [1, 2, 3].map(Leaf::of);
+    let [before, after] = [&old, &new].map(|leaf| inner(&[kept.clone(), leaf.clone()]));
+    let [one, two] = [&before, &after].map(|below| inner(std::slice::from_ref(below)));
+    let batch = |number: u64, root: &(Hash, Bytes), others: &[&(Hash, Bytes)]| {
+        let mut batch = Batch::at(Head {
+            root: root.0,
+            revision: Revision(number),
+            ..head_at(number)
+        });
+        batch.revisions = vec![row_of(&batch.head)];
+        batch.objects = others.iter().copied().chain([root]).cloned().collect();
+        batch
+    };
+    store.commit(&batch(1, &one, &[&before, &kept, &old])).unwrap();
+    let sweeper = Sweeper::begin(store, &references, || Ok(Vec::new())).unwrap();
+    store.commit(&batch(2, &two, &[&after, &new])).unwrap();
+    // `kept` is in neither batch: the second tree took it over from the first one, the third from the second.
+    store.commit(&batch(3, &one, &[&before, &old])).unwrap();
+    sweeper.run(10).unwrap();
+    assert!(walk(store, one.0).unwrap().contains(&kept.0));
 }
 
 pub fn commits_in_another_thread_beside_sweeps_lose_nothing(make: Make) {

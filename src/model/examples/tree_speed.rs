@@ -18,13 +18,15 @@ use std::time::Duration;
 fn main() {
     let sizes: Vec<u64> = std::env::args().skip(1).filter_map(|size| size.parse().ok()).collect();
     let sizes = if sizes.is_empty() { vec![1_000, 100_000, 1_000_000] } else { sizes };
-    println!("{:>9} {:>6} | {:>9} {:>9} {:>9} {:>9} | {:>9} {:>9} | {:>9} {:>9} {:>8} {:>9}",
-        "children", "keys", "update", "held", "hash only", "bytes", "build ms", "one by 1", "get ns", "diff us", "B/node", "hand out");
+    println!("{:>9} {:>6} | {:>9} {:>9} {:>9} {:>9} | {:>9} {:>9} | {:>9} {:>9} {:>8} {:>9} {:>7}",
+        "children", "keys", "update", "held", "hash only", "bytes", "build ms", "one by 1", "get ns", "diff us", "B/node", "hand out", "shed ms");
     for children in sizes {
         for random in [false, true] {
             measure(children, random);
         }
     }
+    println!("build: a container at once; one by 1: looked up and added one after the other; both with the root at the end.");
+    println!("shed: half of what is loaded. B/node is right in the first row only: later ones reuse memory.");
     println!("update, held: microseconds for one config and the root; held: while a clone of the tree before is kept.");
 }
 
@@ -55,6 +57,7 @@ fn measure(children: u64, random: bool) {
     if children <= 100_000 {
         for (key, child) in &subtree.children[0].entries {
             let path = Path { steps: vec![Step { field: 1, key: Some(key.clone()) }] };
+            assert!(matches!(one_by_one.node(&path, &NoObjects), Ok(Lookup::Absent { .. })));
             one_by_one.insert_subtree(&path, child, &NoObjects).unwrap();
         }
         assert_eq!(one_by_one.root(), tree.root());
@@ -115,7 +118,14 @@ fn measure(children: u64, random: bool) {
     }
     let diff = (busy() - start).as_secs_f64() * 1e6 / 1000.0;
 
-    println!("{children:>9} {:>6} | {update:>9.2} {held:>9.2} {bare:>9.2} {bytes:>9} | {build:>9.0} {singly:>9.0} | {get:>9.0} {diff:>9.1} {per_node:>8.0} {handing_out:>7.0}ns",
+    let loaded = tree.memory() / 2;
+    drop(old);
+    tree.unpersisted(&mut |_, _| ());
+    let start = busy();
+    tree.shed(loaded);
+    let shedding = (busy() - start).as_secs_f64() * 1e3;
+
+    println!("{children:>9} {:>6} | {update:>9.2} {held:>9.2} {bare:>9.2} {bytes:>9} | {build:>9.0} {singly:>9.0} | {get:>9.0} {diff:>9.1} {per_node:>8.0} {handing_out:>7.0}ns {shedding:>7.0}",
         if random { "random" } else { "seq" });
 }
 

@@ -330,3 +330,15 @@ fn a_message_with_many_far_fields_is_looked_up_by_number() {
     }
     assert!(message.field(u32::MAX).is_none() && message.field(0).is_none());
 }
+
+/// S8: only what would have been part of the value is named as cleared.
+#[test]
+fn real_time_fields_of_a_displaced_member_are_not_named() {
+    let schema = schema(
+        "message Root { oneof o { Inner a = 1; string b = 2; } string own = 3 [(voltha.access) = REAL_TIME]; }
+         message Inner { string clock = 1 [(voltha.access) = REAL_TIME]; }",
+    );
+    let cleared = |bytes: Vec<u8>| schema.canonicalise(schema.root(), &bytes, 1, ChildFields::Allowed).expect("valid").cleared;
+    assert_eq!(cleared(cat(&[b(1, b(1, "x")), b(3, "x"), b(3, "y")])), ["a.clock", "own"]);
+    assert_eq!(cleared(cat(&[b(1, b(1, "x")), b(2, ""), b(3, "x")])), ["own"]);
+}

@@ -68,6 +68,12 @@ fn the_longest_chain_of_keys_and_a_comb_go_in_and_out() {
 }
 
 #[test]
+#[should_panic(expected = "a key of 257 bytes was let through")]
+fn a_key_that_no_decoder_would_take_never_becomes_an_object() {
+    Map::empty().insert(&[1; 257], Hash::ZERO);
+}
+
+#[test]
 fn a_clone_does_not_see_later_edits() {
     let mut map = built(&(0..200u8).map(|byte| vec![byte]).collect::<Vec<_>>());
     let (before, held) = (map.hash(), map.clone());

@@ -289,6 +289,17 @@ fn only_new_objects_are_handed_out_children_first_and_once() {
 }
 
 #[test]
+fn a_view_taken_in_the_middle_of_an_edit_has_the_hash_of_what_it_holds() {
+    let mut tree = wide(100).tree();
+    tree.set_config(&wide_path(7), b"new", &NoObjects).unwrap();
+    tree.set_config(&path("5"), b"single", &NoObjects).unwrap();
+    let (views, listing) = ([found(&tree, "1:30303037", &NoObjects), found(&tree, "5", &NoObjects)], container(&tree, "1", &NoObjects));
+    let hash = |at: &str| tree.subtree_hash(&path(at), &NoObjects).unwrap();
+    assert_eq!([Some(views[0].hash()), Some(views[1].hash())], [hash("1:30303037"), hash("5")]);
+    assert_eq!(Some(listing.hash()), tree.container_hash(&path("1"), &NoObjects).unwrap());
+}
+
+#[test]
 fn held_clones_and_views_do_not_see_later_edits() {
     let mut tree = wide(100).tree();
     let (held, view, listing) = (tree.clone(), found(&tree, "1:30303430", &NoObjects), container(&tree, "1", &NoObjects));
