@@ -23,7 +23,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 use tokio::net::TcpListener;
 
 /// Where servers listen and clients look, unless told otherwise.
-pub const DEFAULT_PORT: u16 = 7433;
+pub const DEFAULT_PORT: u16 = 7411;
 
 #[derive(Clone, Debug)]
 pub struct Options {
