@@ -75,7 +75,10 @@ impl Meters {
     pub fn new(methods: &[&'static str], max_calls: usize) -> Meters {
         recorder();
         Meters {
-            methods: methods.iter().map(|method| [Meter::new(method, "grpc"), Meter::new(method, "http")]).collect(),
+            methods: methods
+                .iter()
+                .map(|method| [Meter::new(method, "grpc"), Meter::new(method, "http")])
+                .collect(),
             in_flight: AtomicUsize::new(0),
             in_flight_gauge: gauge!("confold_server_calls_in_flight"),
             max_calls,
@@ -86,8 +89,13 @@ impl Meters {
     pub fn begin(self: &Arc<Self>, method: usize, transport: Transport) -> Option<Call> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.in_flight_gauge.increment(1.0);
-        let call =
-            Call { meters: self.clone(), method, transport, begun: Instant::now(), code: Code::Cancelled };
+        let call = Call {
+            meters: self.clone(),
+            method,
+            transport,
+            begun: Instant::now(),
+            code: Code::Cancelled,
+        };
         if before < self.max_calls {
             return Some(call);
         }
@@ -170,12 +178,24 @@ impl Connections {
 
 fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
-    describe_histogram!("confold_server_call_seconds", "From a call's arrival to the end of its answer.");
+    describe_histogram!(
+        "confold_server_call_seconds",
+        "From a call's arrival to the end of its answer."
+    );
     describe_counter!("confold_server_calls_total", "Calls that ended, by gRPC code.");
     describe_gauge!("confold_server_calls_in_flight", "Calls that are being answered.");
     describe_gauge!("confold_server_connections", "Open connections.");
     describe_counter!("confold_server_connections_total", "Connections that were accepted.");
-    describe_counter!("confold_server_connections_refused_total", "Connections over the limit, closed at once.");
-    describe_gauge!("confold_store_lag_records", "Records on the log that are not folded yet.");
-    describe_gauge!("confold_store_ready", "1 where the store serves and is not too far behind.");
+    describe_counter!(
+        "confold_server_connections_refused_total",
+        "Connections over the limit, closed at once."
+    );
+    describe_gauge!(
+        "confold_store_lag_records",
+        "Records on the log that are not folded yet."
+    );
+    describe_gauge!(
+        "confold_store_ready",
+        "1 where the store serves and is not too far behind."
+    );
 }
