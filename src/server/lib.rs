@@ -83,11 +83,7 @@ pub struct Stopped {
 
 impl Server {
     /// Takes the port, and nothing but the port.
-    pub async fn bind(
-        options: Options,
-        api: Arc<dyn Api>,
-        health: Arc<dyn HealthSource>,
-    ) -> Result<Server, BindError> {
+    pub async fn bind(options: Options, api: Arc<dyn Api>, health: Arc<dyn HealthSource>) -> Result<Server, BindError> {
         let address = options.address;
         if !address.ip().to_canonical().is_loopback() {
             return Err(BindError::NotLoopback(address));
@@ -100,7 +96,12 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let limits = options.limits.clone();
-        Ok(Server { listener, address, front: front::Front::new(&options, api, health), limits })
+        Ok(Server {
+            listener,
+            address,
+            front: front::Front::new(&options, api, health),
+            limits,
+        })
     }
 
     /// The address that was bound, with the port that was picked where port 0 was asked for.

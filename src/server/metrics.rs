@@ -8,7 +8,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
@@ -75,23 +75,31 @@ impl Meters {
     pub fn new(methods: &[&'static str], max_calls: usize) -> Meters {
         recorder();
         Meters {
-            methods: methods.iter().map(|method| [Meter::new(method, "grpc"), Meter::new(method, "http")]).collect(),
+            methods: methods
+                .iter()
+                .map(|method| [Meter::new(method, "grpc"), Meter::new(method, "http")])
+                .collect(),
             in_flight: AtomicUsize::new(0),
             in_flight_gauge: gauge!("confold_server_calls_in_flight"),
             max_calls,
         }
     }
 
-    /// A call begins. `None` where there are too many in flight already; it is counted as RESOURCE_EXHAUSTED.
-    pub fn begin(self: &std::sync::Arc<Self>, method: usize, transport: Transport) -> Option<Call> {
+    /// A call begins. `None` where there are too many in flight already; it is counted as UNAVAILABLE.
+    pub fn begin(self: &Arc<Self>, method: usize, transport: Transport) -> Option<Call> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.in_flight_gauge.increment(1.0);
-        let call =
-            Call { meters: self.clone(), method, transport, begun: Instant::now(), code: Code::Cancelled };
+        let call = Call {
+            meters: self.clone(),
+            method,
+            transport,
+            begun: Instant::now(),
+            code: Code::Cancelled,
+        };
         if before < self.max_calls {
             return Some(call);
         }
-        call.end(Code::ResourceExhausted);
+        call.end(Code::Unavailable);
         None
     }
 
@@ -122,7 +130,7 @@ impl Meter {
 
 /// A call in flight. Dropped without an end it was cancelled: the client is gone.
 pub(crate) struct Call {
-    meters: std::sync::Arc<Meters>,
+    meters: Arc<Meters>,
     method: usize,
     transport: Transport,
     begun: Instant,
@@ -170,12 +178,24 @@ impl Connections {
 
 fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
-    describe_histogram!("confold_server_call_seconds", "From a call's arrival to the end of its answer.");
+    describe_histogram!(
+        "confold_server_call_seconds",
+        "From a call's arrival to the end of its answer."
+    );
     describe_counter!("confold_server_calls_total", "Calls that ended, by gRPC code.");
     describe_gauge!("confold_server_calls_in_flight", "Calls that are being answered.");
     describe_gauge!("confold_server_connections", "Open connections.");
     describe_counter!("confold_server_connections_total", "Connections that were accepted.");
-    describe_counter!("confold_server_connections_refused_total", "Connections over the limit, closed at once.");
-    describe_gauge!("confold_store_lag_records", "Records on the log that are not folded yet.");
-    describe_gauge!("confold_store_ready", "1 where the store serves and is not too far behind.");
+    describe_counter!(
+        "confold_server_connections_refused_total",
+        "Connections over the limit, closed at once."
+    );
+    describe_gauge!(
+        "confold_store_lag_records",
+        "Records on the log that are not folded yet."
+    );
+    describe_gauge!(
+        "confold_store_ready",
+        "1 where the store serves and is not too far behind."
+    );
 }
