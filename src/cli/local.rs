@@ -71,19 +71,8 @@ pub struct ServeOptions {
     pub data: PathBuf,
     /// For gRPC, and JSON over HTTP on the same port.
     pub listen: SocketAddr,
-    /// Said in so many words: serve others than this machine without TLS.
-    pub insecure: bool,
-    pub on_dispute: OnDispute,
     /// Bytes of memory for what is read again.
     pub cache_bytes: Option<u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum OnDispute {
-    /// Go on serving, every answer marked as disputed.
-    Serve,
-    /// Stop serving.
-    Stop,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -283,6 +283,16 @@ impl Handle {
         self.core.sweep(true)
     }
 
+    /// Stops at once, as a crash would: nothing is settled, synced or closed. When it returns nothing more is written. Blocks.
+    pub fn abandon(&self) {
+        self.core.close_doors();
+        self.core.stop();
+        for thread in self.threads.running.lock().drain(..) {
+            let _ = thread.join();
+        }
+        self.core.stop_as(ReplicaState::Stopped, "abandoned");
+    }
+
     /// Takes no more proposals, lets those under way settle for at most `patience`, then stops, makes the store durable
     /// and closes the log. A second call waits for the first.
     pub async fn shutdown(&self, patience: Duration) -> Result<(), StoreError> {

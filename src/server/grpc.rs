@@ -193,8 +193,8 @@ macro_rules! named {
 }
 
 named! {
-    by proposal: CommitRequest TagRequest UntagRequest PushSchemaRequest PruneRequest SetRetentionRequest ActivateRequest
-        SetClockRequest;
+    by proposal: CommitRequest TagRequest UntagRequest PushSchemaRequest PruneRequest SetRetentionRequest
+        ActivateRequest SetClockRequest;
     by itself: OutcomeRequest WithdrawRequest Decision;
     not: GetRequest GetResponse ListRequest ListResponse DiffRequest DiffResponse LogRequest LogResponse ShowRequest
         ShowResponse ListTagsRequest ListTagsResponse GetSchemaRequest GetSchemaResponse GetRetentionRequest
@@ -207,8 +207,8 @@ impl Named for pb::PushSchemaResponse {
     }
 }
 
-/// A stream of commits may last for days. When the server stops, it takes no more of them, answers those it took, and says
-/// so instead of ending as if the client had.
+/// A stream of commits may last for days. When the server stops, it takes no more of them, answers those it took, and
+/// says so instead of ending as if the client had.
 async fn until_stopped(
     api: &dyn Api,
     requests: Streaming<pb::CommitStreamRequest>,
@@ -295,7 +295,7 @@ fn counted<A: Send + 'static>(answers: Stream<Result<A, Status>>, call: Call, sp
     }))
 }
 
-/// A status travels in headers, and clients take 16 KiB of them: details that would not fit lose conflicts from the end.
+/// A status travels in headers, and clients take 16 KiB of them: details that would not fit lose their last conflicts.
 fn fit(refusal: Status) -> Status {
     const MESSAGE_BYTES: usize = 1 << 10;
     const DETAIL_BYTES: usize = 6 << 10;

@@ -4,7 +4,8 @@
 //! * `GET /v1/get?path=/devices&depth=1` is the same for reads, with friendlier names (`query`).
 //! * Methods that stream answer newline-delimited JSON; where the client streams too, it sends the same (`lines`). A
 //!   stream that fails ends with a line `{"error": status}`.
-//! * An error is a google.rpc.Status in JSON, its `ErrorDetail` among the details, under the HTTP status that goes with it.
+//! * An error is a google.rpc.Status in JSON, its `ErrorDetail` among the details, under the HTTP status that goes with
+//!   it.
 
 mod lines;
 mod query;
@@ -258,8 +259,8 @@ fn methods(types: &Types) -> BTreeMap<String, Method> {
 }
 
 /// A web page of another origin can make a browser on this machine send requests here. Two things keep it out: requests
-/// that change something need a content type for which browsers ask first, and a name that was bent to point here is not
-/// ours.
+/// that change something need a content type for which browsers ask first, and a name that was bent to point here is
+/// not ours.
 fn check_host(request: &Request<Incoming>) -> Result<(), Refusal> {
     let header = request
         .headers()

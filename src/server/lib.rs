@@ -1,8 +1,8 @@
 //! The network face of a store: gRPC, the same calls as JSON over HTTP, health and metrics, all on one port.
 //!
-//! Nothing is decided here. A call is bounded, counted, traced and handed to `Api`; what comes back is written down in the
-//! form in which the call was made. JSON over HTTP is translated to and from the gRPC service in this process, so both
-//! faces have the same methods, limits and errors by construction.
+//! Nothing is decided here. A call is bounded, counted, traced and handed to `Api`; what comes back is written down in
+//! the form in which the call was made. JSON over HTTP is translated to and from the gRPC service in this process, so
+//! both faces have the same methods, limits and errors by construction.
 //!
 //! This version listens on loopback only, since it knows neither TLS nor who is calling.
 

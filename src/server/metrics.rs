@@ -22,10 +22,15 @@ const BUCKETS: [f64; 17] = [
 
 const CODES: usize = 17;
 
-/// Prometheus' recorder, installed once per process at the first use.
+/// Installs Prometheus' recorder for the whole process, if it is not there yet. What is counted before goes nowhere, so
+/// whoever runs a server calls this before opening a store; `Server::bind` does it too.
 ///
-/// `None` where the process had installed a recorder of another kind before.
-pub fn recorder() -> Option<&'static PrometheusHandle> {
+/// `false` where a recorder of another kind was installed first: then there is no `/metrics`.
+pub fn install() -> bool {
+    recorder().is_some()
+}
+
+pub(crate) fn recorder() -> Option<&'static PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     let install = || {
         let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS);
@@ -36,7 +41,7 @@ pub fn recorder() -> Option<&'static PrometheusHandle> {
     HANDLE.get_or_init(install).as_ref()
 }
 
-/// The page, with the stores' health as it is now. `None` as for `recorder`.
+/// The page, with the stores' health as it is now. `None` where there is no recorder to ask.
 pub(crate) fn page(health: &Health) -> Option<String> {
     let handle = recorder()?;
     for store in health.stores() {
@@ -122,7 +127,8 @@ impl Meter {
         let index = usize::try_from(code as i32).unwrap_or(0).min(CODES - 1);
         let counter = self.codes[index].get_or_init(|| {
             let code = format!("{code:?}");
-            counter!("confold_server_calls_total", "method" => self.method, "transport" => self.transport, "code" => code)
+            let (method, transport) = (self.method, self.transport);
+            counter!("confold_server_calls_total", "method" => method, "transport" => transport, "code" => code)
         });
         counter.increment(1);
     }

@@ -1,8 +1,8 @@
 //! How fast unary calls go through this server's stack, beside tonic's own: `cargo run --release --example echo_speed`.
 //!
 //! Load and server share the machine. Three targets: tonic's server with the echo service, ours with the same, and ours
-//! with reads of a store that answers from a constant, which is what the service itself costs. At the end, commits on one
-//! stream with 1,024 in flight, decided at once.
+//! with reads of a store that answers from a constant, which is what the service itself costs. At the end, commits on
+//! one stream with 1,024 in flight, decided at once.
 //! Options: `--seconds N` per figure (default 3).
 
 use bytes::Bytes;
@@ -211,7 +211,7 @@ macro_rules! refuse {
         #[async_trait::async_trait]
         impl Api for Constant {
             async fn get(&self, request: pb::GetRequest) -> Result<pb::GetResponse, Status> {
-                let value = pb::Value { form: Some(pb::value::Form::Proto(PAYLOAD)), r#type: "example.Device".to_owned() };
+                let value = pb::Value { form: Some(pb::value::Form::Proto(PAYLOAD)), ..Default::default() };
                 let node = pb::Node { path: request.path, value: Some(value), ..Default::default() };
                 Ok(pb::GetResponse { nodes: vec![node], ..Default::default() })
             }
