@@ -130,6 +130,11 @@ impl<'de> Visitor<'de> for &mut Outer<'_, '_> {
         Ok(())
     }
 
+    /// An empty YAML file.
+    fn visit_none<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
     fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<(), A::Error> {
         let mut seen = std::collections::BTreeSet::new();
         while let Some(key) = source.next_key::<String>()? {
@@ -397,7 +402,7 @@ mod tests {
         check(
             ValueFormat::Yaml,
             "",
-            &expect!["file: invalid type: Option value, expected a mapping from field names or paths to values"],
+            &expect![""],
         );
     }
 }

@@ -127,7 +127,7 @@ fn an_unanswered_commit_is_sent_again_under_its_id_and_then_unknown() {
         > commit {"proposal":{"event_id":"4182-00000000000000000000000000000000","author":"ada","client_time_ms":"1795255200000","deadline_ms":10000},"operations":[{"path":"/vlans/7","remove":{}}]}
         > commit {"proposal":{"event_id":"4182-00000000000000000000000000000000","author":"ada","client_time_ms":"1795255200000","deadline_ms":10000},"operations":[{"path":"/vlans/7","remove":{}}]}
         > commit {"proposal":{"event_id":"4182-00000000000000000000000000000000","author":"ada","client_time_ms":"1795255200000","deadline_ms":10000},"operations":[{"path":"/vlans/7","remove":{}}]}
-        ! Error: UNKNOWN: no attempt was answered: it may or may not have been applied
+        ! Error: UNKNOWN: it is not known whether it was applied
         ! Caused by: the call failed: The service is currently unavailable: the connection broke
         ! Event: 4182-00000000000000000000000000000000
         ! Hint: ask with `confold outcome 4182-00000000000000000000000000000000`, or make it definite with `confold withdraw 4182-00000000000000000000000000000000`
@@ -168,7 +168,7 @@ fn a_refusal_before_the_log_does_not_speak_for_a_copy_on_its_way() {
         > status {}
         > commit {"proposal":{"event_id":"4182-00000000000000000000000000000000","author":"ada","client_time_ms":"1795255200000","deadline_ms":10000},"operations":[{"path":"/vlans/7","remove":{}}]}
         > commit {"proposal":{"event_id":"4182-00000000000000000000000000000000","author":"ada","client_time_ms":"1795255200000","deadline_ms":10000},"operations":[{"path":"/vlans/7","remove":{}}]}
-        ! Error: UNKNOWN: no attempt was answered: it may or may not have been applied
+        ! Error: UNKNOWN: it is not known whether it was applied
         ! Caused by: NOT_FOUND: nothing is there
         ! Event: 4182-00000000000000000000000000000000
         ! Hint: ask with `confold outcome 4182-00000000000000000000000000000000`, or make it definite with `confold withdraw 4182-00000000000000000000000000000000`
@@ -281,7 +281,6 @@ fn a_command_line_that_makes_no_sense_is_invalid() {
         exit 2
     "#]]);
     world.check("bench --only nothing", expect![[r#"
-        > scratch
         ! Error: no part has such a name
         ! Hint: the parts are: limit: blake3; limit: append and fdatasync; fold in memory; fold, durable; limit: gRPC echo, 1 client; limit: gRPC echo, 16 clients; limit: gRPC echo, 64 clients; commits, 1 client; commits, 16 clients; commits, 64 clients; commits, one stream, 1024 in flight; reads, 1 client; reads, 16 clients; reads, 64 clients; 9 reads to a commit, 16 clients
         exit 2

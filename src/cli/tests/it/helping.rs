@@ -186,83 +186,80 @@ fn help_of_a_command_explains_its_options() {
     world.check(
         "apply --help",
         expect![[r#"
-        Make the store as files say.
+            Make the store as files say.
 
-        A file holds documents. A document is the root message, as in `devices: [...]`, or a mapping from
-        paths to values, as in `/devices/olt-1: {...}`. Each node or element that it names becomes exactly
-        what the document says, with everything below it; of the root's own data only the named fields
-        change. What no document names stays, unless --prune.
+            A file holds documents. A document is the root message, as in `devices: [...]`, or a mapping from
+            paths to values, as in `/devices/olt-1: {...}`. Each node or element that it names becomes exactly
+            what the document says, with everything below it; of the root's own data only the named fields
+            change. What no document names stays, unless --prune.
 
-        All of it is one commit where it fits into one event. More is cut into several; applying the same
-        files again does only what is left. Big trees are best given as JSON, which is read as it comes, or
-        as several YAML documents.
+            All of it is one commit where it fits into one event. More is cut into several; applying the same
+            files again does only what is left. Big trees are best given as JSON, which is read as it comes, or
+            as several YAML documents.
 
-        Example: confold apply -f schemas/examples/network.yaml --dry-run
+            Example: confold apply -f schemas/examples/network.yaml --dry-run
 
-        Usage: confold apply [OPTIONS] --file <FILE>
+            Usage: confold apply [OPTIONS] --file <FILE>
 
-        Options:
-          -f, --file <FILE>
-                  Files, folders of files (.json, .yaml, .yml, .textproto), or `-` for standard input
+            Options:
+              -f, --file <FILE>
+                      Files, folders of files (.json, .yaml, .yml, .textproto), or `-` for standard input
 
-              --format <FORMAT>
-                  How files without a telling extension are written
+                  --format <FORMAT>
+                      How files without a telling extension are written
 
-                  Possible values:
-                  - json
-                  - yaml
-                  - textproto: Protobuf's text format
-                  - binary:    Protobuf's wire format
+                      Possible values:
+                      - json
+                      - yaml
+                      - textproto: Protobuf's text format
+                      - binary:    Protobuf's wire format
 
-              --dry-run
-                  Only show what would change
+                  --dry-run
+                      Only show what would change
 
-              --prune
-                  Also remove the elements of the named containers that no document names
+                  --prune
+                      Also remove the elements of the named containers that no document names
 
-              --atomic
-                  Refuse what does not fit into one commit
+                  --atomic
+                      Refuse what does not fit into one commit
 
-              --strict
-                  Refuse to change READ_ONLY fields
+                  --strict
+                      Refuse to change READ_ONLY fields
 
-              --commit-size <SIZE>
-                  Cut commits at this size [default: what one event holds]
+                  --commit-size <SIZE>
+                      Cut commits at this size [default: what one event holds]
 
-          -h, --help
-                  Print help (see a summary with '-h')
+              -h, --help
+                      Print help (see a summary with '-h')
 
-        Who and why:
-              --author <NAME>
-                  Who writes, as history shows it [default: the user's name]
+            Who and why:
+                  --author <NAME>
+                      Who writes, as history shows it [default: the user's name]
 
-              --reason <TEXT>
-                  Why, as history shows it
+                  --reason <TEXT>
+                      Why, as history shows it
 
-              --event-id <ID>
-                  Send again under the event id of an attempt whose end is unknown
+            Global options:
+                  --server <ADDR>
+                      The server to ask; CONFOLD_SERVER where not given, else 127.0.0.1:7411
 
-        Global options:
-              --server <ADDR>
-                  The server to ask; CONFOLD_SERVER where not given, else 127.0.0.1:7411
+                  --data <DIR>
+                      Work on the store in this folder, which no server has open; CONFOLD_DATA where not given
 
-              --data <DIR>
-                  Work on the store in this folder, which no server has open; CONFOLD_DATA where not given
+                  --store <NAME>
+                      Which store, where a server has several; CONFOLD_STORE where not given
 
-              --store <NAME>
-                  Which store, where a server has several; CONFOLD_STORE where not given
+                  --json
+                      Print JSON instead of text for people, errors included
 
-              --json
-                  Print JSON instead of text for people, errors included
+                  --timeout <TIME>
+                      How long to wait for an answer: 500ms, 10s, 2m [default: 10s]
 
-              --timeout <TIME>
-                  How long to wait for an answer: 500ms, 10s, 2m [default: 10s]
+                  --color <WHEN>
+                      When to use colours; never where NO_COLOR is set
 
-              --color <WHEN>
-                  When to use colours; never where NO_COLOR is set
-
-                  [default: auto]
-    "#]],
+                      [default: auto]
+        "#]],
     );
 }
 

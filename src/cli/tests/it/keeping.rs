@@ -158,36 +158,36 @@ fn status_shows_how_a_store_is_doing() {
     world.check(
         "status --counters",
         expect![[r#"
-        > status {}
-        store      main
-        state      degraded: reads go on, writes are refused
-        why        the disk is full
-        revision   1,000,012
-        root       3f9c12ab34cd5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7
-        position   4,182, 7 behind the log
-        durable    4,100
-        log        file, 0 to 4190
-        log id     abababababababababababababababab
-        time       2026-11-21 10:00:00
-        schema     example.Network
-        floor      revision 0
-        keep       everything
-        tags       0
-        level      1 (this build knows 1)
-        build      0.1.0
-        limits     event 16,777,216 bytes, depth 64, path 4096 bytes, key 256 bytes
-        window     1,048,576 positions
-        last mark  position 4,096, state 3f9c12ab34cd
-        up for     1d1h1m1s
+            > status {}
+            store      main
+            state      degraded: reads go on, writes are refused
+            why        the disk is full
+            revision   1000012
+            root       3f9c12ab34cd5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7
+            position   4182, 7 behind the log
+            durable    4100
+            log        file, 0 to 4190
+            log id     abababababababababababababababab
+            time       2026-11-21 10:00:00
+            schema     example.Network
+            floor      revision 0
+            keep       everything
+            tags       0
+            level      1 (this build knows 1)
+            build      0.1.0
+            limits     event 16,777,216 bytes, depth 64, path 4096 bytes, key 256 bytes
+            window     1,048,576 positions
+            last mark  position 4096, state 3f9c12ab34cd
+            up for     1d1h1m1s
 
-        REPLICA              MARK  DURABLE  STATE HASH    LEVEL  BUILD  SEEN
-        cdcdcdcdcdcd (this)  4096  4086     3f9c12ab34cd  1      0.1.0  2026-11-21 10:00:00
-        efefefefefef         4096  4086     3f9c12ab34cd  1      0.1.0  2026-11-21 10:00:00
+            REPLICA              MARK  DURABLE  STATE HASH    LEVEL  BUILD  SEEN
+            cdcdcdcdcdcd (this)  4096  4086     3f9c12ab34cd  1      0.1.0  2026-11-21 10:00:00
+            efefefefefef         4096  4086     3f9c12ab34cd  1      0.1.0  2026-11-21 10:00:00
 
-        COUNTER  VALUE
-        commits  12,345
-        ! Warning: replicas disagree, and it is not known yet which is right
-    "#]],
+            COUNTER  VALUE
+            commits  12,345
+            ! Warning: replicas disagree, and it is not known yet which is right
+        "#]],
     );
     world.fake.list_stores.always(pb::ListStoresResponse {
         stores: vec![pb::StoreRow {
@@ -208,15 +208,15 @@ fn status_shows_how_a_store_is_doing() {
     world.check(
         "doctor",
         expect![[r#"
-        > list_stores {}
-        > status {"store":"main"}
-        warning   main: state  degraded: reads go on, writes are refused; the disk is full
-                  reads go on; mend what the reason names, then restart it
-        DAMAGE    main: agreement  replicas disagree about a state hash
-                  compare the state hashes in `confold status` of each replica
-        ! Error: something is damaged; see above
-        exit 5
-    "#]],
+            > list_stores {}
+            > status {"store":"main"}
+            warning   main: state      degraded: reads go on, writes are refused; the disk is full
+                      reads go on; mend what the reason names, then restart it
+            DAMAGE    main: agreement  replicas disagree about a state hash
+                      compare the state hashes in `confold status` of each replica
+            ! Error: something is damaged; see above
+            exit 5
+        "#]],
     );
 }
 
@@ -230,11 +230,11 @@ fn doctor_examines_a_folder() {
     world.check(
         "doctor --data data",
         expect![[r#"
-        > doctor FOLDER/data deep=false
-        ok        log  4,182 records, digests agree
-        warning   disk  92 % full
-                  make room
-    "#]],
+            > doctor FOLDER/data deep=false
+            ok        log   4,182 records, digests agree
+            warning   disk  92 % full
+                      make room
+        "#]],
     );
     world
         .local
@@ -245,15 +245,15 @@ fn doctor_examines_a_folder() {
     world.check(
         "doctor --data data --deep",
         expect![[r#"
-        > doctor FOLDER/data deep=true
-        ok        log  4,182 records, digests agree
-        warning   disk  92 % full
-                  make room
-        DAMAGE    objects  2 do not match
-                  restore them
-        ! Error: something is damaged; see above
-        exit 5
-    "#]],
+            > doctor FOLDER/data deep=true
+            ok        log      4,182 records, digests agree
+            warning   disk     92 % full
+                      make room
+            DAMAGE    objects  2 do not match
+                      restore them
+            ! Error: something is damaged; see above
+            exit 5
+        "#]],
     );
     world.check(
         "doctor --data data --json",

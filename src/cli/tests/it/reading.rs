@@ -418,7 +418,7 @@ fn show_tells_everything_about_an_event() {
 
         if /vlans/9 is absent
 
-        update (admin_state) /devices/olt-1, based on bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb, strict
+        update /devices/olt-1 (admin_state), based on bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb, strict
             admin_state: DISABLED
 
         remove /vlans/7

@@ -219,19 +219,19 @@ fn edit_commits_what_was_saved_on_what_was_shown() {
     world.check(
         "edit /devices/olt-1",
         expect![[r#"
-        > get {"path":"/devices/olt-1","format":"FORMAT_YAML"}
-        ! nothing was changed
-    "#]],
+            > get {"read":{"deadline_ms":10000},"path":"/devices/olt-1","format":"FORMAT_YAML"}
+            ! nothing was changed
+        "#]],
     );
     world.edit = std::sync::Arc::new(|text| text.replace("192.0.2.10", "192.0.2.99"));
     world.check("edit /devices/olt-1", expect![[r#"
-        > get {"path":"/devices/olt-1","format":"FORMAT_YAML"}
+        > get {"read":{"deadline_ms":10000},"path":"/devices/olt-1","format":"FORMAT_YAML"}
         > status {}
         > commit {"proposal":{"event_id":"4182-00000000000000000000000000000000","author":"ada","client_time_ms":"1795255200000","deadline_ms":10000},"operations":[{"path":"/devices/olt-1","base":{"hash":"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"},"update":{"value":{"yaml":"id: olt-1\naddress: 192.0.2.99\n","type":"example.Device"}}}]}
         committed: revision 13, position 4183, root 3f9c12ab34cd
     "#]]);
     world.check("edit /devices/olt-1 --deep --strict", expect![[r#"
-        > get {"path":"/devices/olt-1","depth":-1,"format":"FORMAT_YAML"}
+        > get {"read":{"deadline_ms":10000},"path":"/devices/olt-1","depth":-1,"format":"FORMAT_YAML"}
         > status {}
         > commit {"proposal":{"event_id":"4182-00000000000000000000000000000000","author":"ada","client_time_ms":"1795255200000","deadline_ms":10000},"operations":[{"path":"/devices/olt-1","strict":true,"base":{"as_of":"rev:12"},"replace":{"yaml":"id: olt-1\naddress: 192.0.2.99\n","type":"example.Device"}}]}
         committed: revision 13, position 4183, root 3f9c12ab34cd
@@ -240,10 +240,10 @@ fn edit_commits_what_was_saved_on_what_was_shown() {
     world.check(
         "edit /devices/olt-1",
         expect![[r#"
-        > get {"path":"/devices/olt-1","format":"FORMAT_YAML"}
-        ! Error: broken failed; nothing was changed
-        exit 2
-    "#]],
+            > get {"read":{"deadline_ms":10000},"path":"/devices/olt-1","format":"FORMAT_YAML"}
+            ! Error: broken failed; nothing was changed
+            exit 2
+        "#]],
     );
 }
 
@@ -271,7 +271,7 @@ fn an_edit_that_conflicts_keeps_the_text() {
     "#]]
     .assert_eq(&text);
     expect![[r#"
-        > get {"path":"/devices/olt-1","format":"FORMAT_YAML"}
+        > get {"read":{"deadline_ms":10000},"path":"/devices/olt-1","format":"FORMAT_YAML"}
         > status {}
         > commit {"proposal":{"event_id":"4182-00000000000000000000000000000000","author":"ada","client_time_ms":"1795255200000","deadline_ms":10000},"operations":[{"path":"/devices/olt-1","base":{"hash":"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"},"update":{"value":{"yaml":"id: olt-1\naddress: 192.0.2.99\n","type":"example.Device"}}}]}
         ! Error: CONFLICT: both sides changed it
