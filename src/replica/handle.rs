@@ -86,8 +86,14 @@ pub fn begin(log: &dyn Log, store_name: &str, options: &Begin) -> Result<bool, B
     if log.range().end > Position(0) {
         return Ok(false);
     }
-    let mut log_id = [0; 16];
-    getrandom::fill(&mut log_id)?;
+    let log_id = match options.log_id {
+        Some(log_id) => log_id,
+        None => {
+            let mut fresh = [0; 16];
+            getrandom::fill(&mut fresh)?;
+            fresh
+        }
+    };
     let genesis = Genesis {
         log_id,
         store_name: store_name.to_owned(),
@@ -275,6 +281,16 @@ impl Handle {
     /// A whole sweep at once. Blocks.
     pub fn sweep(&self) -> Result<SweepOutcome, StoreError> {
         self.core.sweep(true)
+    }
+
+    /// Stops at once, as a crash would: nothing is settled, synced or closed. When it returns nothing more is written. Blocks.
+    pub fn abandon(&self) {
+        self.core.close_doors();
+        self.core.stop();
+        for thread in self.threads.running.lock().drain(..) {
+            let _ = thread.join();
+        }
+        self.core.stop_as(ReplicaState::Stopped, "abandoned");
     }
 
     /// Takes no more proposals, lets those under way settle for at most `patience`, then stops, makes the store durable
