@@ -319,15 +319,16 @@ impl<'a> Frame<'a> {
         let path = &operation.path;
         let depth = depth_of(path);
         let wrong_value = |error: ValueError| Stop::from(self.value_rejection(error, path));
-        let new = if mask.is_empty() {
-            self.schema.split(ty, value, depth).map_err(wrong_value)?
-        } else {
+        if !mask.is_empty() {
             self.schema.check_mask(ty, mask).map_err(wrong_value)?;
-            self.schema.check_masked_value(ty, value, mask, depth).map_err(wrong_value)?;
-            Subtree { config: Cow::Borrowed(value), children: Vec::new() }
-        };
+        }
+        let new = self.schema.split(ty, value, depth).map_err(wrong_value)?;
+        if !mask.is_empty() {
+            self.schema.check_only_masked(ty, &new.config, mask).map_err(wrong_value)?;
+        }
+        // An element's key stays what it is unless the value carries it.
         if let Some(child) = keyed
-            && mask.is_empty()
+            && (mask.is_empty() || child.key().is_some_and(|key| mask.contains(&vec![key.number])))
         {
             self.check_key(path, child, ty, &new.config)?;
         }
@@ -348,12 +349,9 @@ impl<'a> Frame<'a> {
             return Err(self.reject(Code::ChildrenInUpdate, path, detail));
         }
         let result: Cow<'o, [u8]> = match (&old, mask.is_empty()) {
-            (Some(old), false) => Cow::Owned(self.schema.merge_masked(ty, old, value, mask)),
+            (Some(old), false) => Cow::Owned(self.schema.merge_masked(ty, old, &new.config, mask)),
             _ => new.config,
         };
-        if let (Some(child), false, Some(_)) = (keyed, mask.is_empty(), &old) {
-            self.check_key(path, child, ty, &result)?;
-        }
         if let (true, Some(old)) = (operation.strict, &old) {
             let changed = self.schema.read_only_changes(ty, old, &result);
             if !changed.is_empty() {
