@@ -1,6 +1,7 @@
 //! Commits: guards, plain operations (rules A, U) and three-way merges by base (rules M), decided from the state before
 //! the commit and the event alone.
 
+use crate::canon::ValueError;
 use crate::code::{Code, Conflict, Rejection};
 use crate::event::{Base, Commit, Expect, Guard, Limits, Operation, OperationKind};
 use crate::ids::Hash;
@@ -139,14 +140,14 @@ fn check_overlap(schema: &Schema, operations: &[Operation<'_>]) -> Result<(), Re
     for pair in sorted.windows(2) {
         let (first, second) = (pair[0], pair[1]);
         if !matches!(first.kind, OperationKind::Update { .. })
-            && owner.is_none_or(|owner| !covers(&owner.path, &first.path))
+            && owner.is_none_or(|owner| !first.path.starts_with(&owner.path))
         {
             owner = Some(first);
         }
         let clash = if first.path == second.path {
             Some(first)
         } else {
-            owner.filter(|owner| covers(&owner.path, &second.path))
+            owner.filter(|owner| second.path.starts_with(&owner.path))
         };
         if let Some(clash) = clash {
             let (one, other) = (schema.print_path(&clash.path), schema.print_path(&second.path));
@@ -159,13 +160,6 @@ fn check_overlap(schema: &Schema, operations: &[Operation<'_>]) -> Result<(), Re
         }
     }
     Ok(())
-}
-
-/// Whether `path` is `above` or lies below it; a container's path covers its elements.
-fn covers(above: &Path, path: &Path) -> bool {
-    let Some((last, front)) = above.steps.split_last() else { return true };
-    let (Some(at), true) = (path.steps.get(front.len()), path.steps.starts_with(front)) else { return false };
-    at == last || (last.key.is_none() && at.field == last.field)
 }
 
 /// What all checks of one commit look at.
@@ -324,16 +318,17 @@ impl<'a> Frame<'a> {
     ) -> Result<Edit<'o>, Stop> {
         let path = &operation.path;
         let depth = depth_of(path);
-        let wrong_value = |error: crate::canon::ValueError| Stop::from(self.value_rejection(error, ty, path));
-        let new = if mask.is_empty() {
-            self.schema.split(ty, value, depth).map_err(wrong_value)?
-        } else {
+        let wrong_value = |error: ValueError| Stop::from(self.value_rejection(error, path));
+        if !mask.is_empty() {
             self.schema.check_mask(ty, mask).map_err(wrong_value)?;
-            self.schema.check_masked_value(ty, value, mask, depth).map_err(wrong_value)?;
-            Subtree { config: Cow::Borrowed(value), children: Vec::new() }
-        };
+        }
+        let new = self.schema.split(ty, value, depth).map_err(wrong_value)?;
+        if !mask.is_empty() {
+            self.schema.check_only_masked(ty, &new.config, mask).map_err(wrong_value)?;
+        }
+        // An element's key stays what it is unless the value carries it.
         if let Some(child) = keyed
-            && mask.is_empty()
+            && (mask.is_empty() || child.key().is_some_and(|key| mask.contains(&vec![key.number])))
         {
             self.check_key(path, child, ty, &new.config)?;
         }
@@ -341,7 +336,8 @@ impl<'a> Frame<'a> {
             Lookup::Found(node) => Some(node.config(self.objects)?.to_vec()),
             Lookup::Default => Some(Vec::new()),
             Lookup::Absent { step } => {
-                if operation.base.is_none() {
+                // An update never makes a node: with nothing there on either side there is nothing to merge.
+                if !matches!(operation.base, Some(Base::Hash(_))) {
                     return Err(self.absent(path, step).into());
                 }
                 None
@@ -353,12 +349,9 @@ impl<'a> Frame<'a> {
             return Err(self.reject(Code::ChildrenInUpdate, path, detail));
         }
         let result: Cow<'o, [u8]> = match (&old, mask.is_empty()) {
-            (Some(old), false) => Cow::Owned(self.schema.merge_masked(ty, old, value, mask)),
+            (Some(old), false) => Cow::Owned(self.schema.merge_masked(ty, old, &new.config, mask)),
             _ => new.config,
         };
-        if let (Some(child), false, Some(_)) = (keyed, mask.is_empty(), &old) {
-            self.check_key(path, child, ty, &result)?;
-        }
         if let (true, Some(old)) = (operation.strict, &old) {
             let changed = self.schema.read_only_changes(ty, old, &result);
             if !changed.is_empty() {
@@ -392,7 +385,7 @@ impl<'a> Frame<'a> {
         let new = self
             .schema
             .split(ty, value, depth_of(path))
-            .map_err(|error| Stop::from(self.value_rejection(error, ty, path)))?;
+            .map_err(|error| Stop::from(self.value_rejection(error, path)))?;
         if let Some(child) = keyed {
             self.check_key(path, child, ty, &new.config)?;
         }
@@ -452,7 +445,7 @@ impl<'a> Frame<'a> {
         let entries = self
             .schema
             .split_container(parent, child.number, value, depth_of(path) - 1)
-            .map_err(|error| Stop::from(self.value_rejection(error, parent, path)))?;
+            .map_err(|error| Stop::from(self.value_rejection(error, path)))?;
         let Some(current) = self.tree.container(path, self.objects)? else {
             if let Some(base) = operation.base {
                 return Err(self.conflict(operation, base, None, None, "replace").into());
@@ -550,9 +543,10 @@ impl<'a> Frame<'a> {
         };
         let path = self.schema.print_path(&operation.path);
         let detail = match (base, theirs) {
-            (Some(_), None) => format!("{path} was removed since, ours is a {kind}"),
-            (None, Some(_)) => format!("{path} was made since with other content, ours is a {kind}"),
-            _ => format!("{path} was changed since to another value, ours is a {kind}"),
+            (Some(_), None) => format!("{path} was removed since; ours would {kind} it"),
+            (None, Some(_)) => format!("{path} was made since with other content; ours would {kind} it"),
+            (None, None) => format!("what {path} lies below was removed since; ours would {kind} it"),
+            _ => format!("{path} was changed since to another value; ours would {kind} it"),
         };
         let mut rejection = Rejection::new(Code::Conflict, detail).at(operation.path.clone());
         rejection.conflicts.push(Conflict { path: operation.path.clone(), kind, base, ours, theirs });
@@ -565,7 +559,7 @@ impl<'a> Frame<'a> {
         let key = self
             .schema
             .key_of(ty, key_field, config)
-            .map_err(|error| Stop::from(self.value_rejection(error, ty, path)))?;
+            .map_err(|error| Stop::from(self.value_rejection(error, path)))?;
         let named = path.steps.last().and_then(|step| step.key.as_deref()).unwrap_or_default();
         if *key != *named {
             let text = |key: &[u8]| key_field.text(key).unwrap_or_else(|| "no key".to_owned());
@@ -642,9 +636,8 @@ impl<'a> Frame<'a> {
         self.schema.message(ty).child(field).map_or_else(|| field.to_string(), |child| child.name.clone())
     }
 
-    fn value_rejection(&self, error: crate::canon::ValueError, ty: TypeId, path: &Path) -> Rejection {
-        let name = &self.schema.message(ty).full_name;
-        Rejection::new(error.code, format!("{name}: {error}")).at(path.clone())
+    fn value_rejection(&self, error: ValueError, path: &Path) -> Rejection {
+        Rejection::from(error).at(path.clone())
     }
 }
 

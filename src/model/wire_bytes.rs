@@ -167,6 +167,7 @@ pub fn fields(bytes: &[u8]) -> impl Iterator<Item = RawField<'_>> {
     std::iter::from_fn(move || cursor.field::<false>().ok().flatten())
 }
 
+/// Appends a minimal varint.
 pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);

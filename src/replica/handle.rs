@@ -86,8 +86,14 @@ pub fn begin(log: &dyn Log, store_name: &str, options: &Begin) -> Result<bool, B
     if log.range().end > Position(0) {
         return Ok(false);
     }
-    let mut log_id = [0; 16];
-    getrandom::fill(&mut log_id)?;
+    let log_id = match options.log_id {
+        Some(log_id) => log_id,
+        None => {
+            let mut fresh = [0; 16];
+            getrandom::fill(&mut fresh)?;
+            fresh
+        }
+    };
     let genesis = Genesis {
         log_id,
         store_name: store_name.to_owned(),

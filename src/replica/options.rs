@@ -113,6 +113,8 @@ impl fmt::Debug for Options {
 /// What a new store begins with; fixed for ever, save the retention policy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Begin {
+    /// 16 random bytes, where the log bears them already; `None`: made here.
+    pub log_id: Option<[u8; 16]>,
     pub limits: Limits,
     pub window: u64,
     /// N: how many replicas must have a durable checkpoint before the log may be trimmed.
@@ -125,6 +127,7 @@ pub struct Begin {
 impl Default for Begin {
     fn default() -> Begin {
         Begin {
+            log_id: None,
             limits: Limits::default(),
             window: WINDOW,
             trim_replicas: 1,

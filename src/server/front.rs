@@ -7,11 +7,7 @@ use crate::{
     health::{Health, HealthService},
     http::Http,
 };
-use confold_wire::{
-    FILE_DESCRIPTOR_SET,
-    api::Api,
-    pb::store_server::StoreServer,
-};
+use confold_wire::{FILE_DESCRIPTOR_SET, api::Api, pb::store_server::StoreServer};
 use futures::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
@@ -34,7 +30,7 @@ impl Front {
     pub fn new(options: &Options, api: Arc<dyn Api>, source: Arc<dyn HealthSource>) -> Front {
         let limits = &options.limits;
         let health = Arc::new(Health::new(source, options.ready_lag));
-        let store = StoreServer::new(Grpc::new(api, limits.max_calls))
+        let store = StoreServer::new(Grpc::new(api, Arc::clone(&health), limits.max_calls))
             .max_decoding_message_size(limits.message_bytes())
             .max_encoding_message_size(limits.message_bytes());
         let mut others = Routes::new(HealthServer::new(HealthService(Arc::clone(&health))));
@@ -44,7 +40,9 @@ impl Front {
         Front {
             http: Arc::new(Http::new(store.clone(), Arc::clone(&health), limits)),
             store,
-            echo: options.echo.then(|| EchoServer { message_bytes: limits.message_bytes() }),
+            echo: options.echo.then(|| EchoServer {
+                message_bytes: limits.message_bytes(),
+            }),
             others: others.prepare(),
             health,
         }

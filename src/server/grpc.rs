@@ -1,12 +1,22 @@
 //! The `Store` service: every call goes to the same method of `Api`, counted, traced and bounded on the way.
 
-use crate::metrics::{Call, Meters, Transport};
+use crate::{
+    health::Health,
+    metrics::{Call, Meters, Transport},
+};
+use confold_model::code::Code as Refused;
 use confold_wire::{
     api::{Api, Stream},
     convert, pb, status,
 };
-use futures::{StreamExt, future::BoxFuture};
-use std::sync::Arc;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument, Span, debug_span, field, info_span};
 
@@ -14,11 +24,16 @@ use tracing::{Instrument, Span, debug_span, field, info_span};
 pub(crate) struct Grpc {
     api: Arc<dyn Api>,
     meters: Arc<Meters>,
+    health: Arc<Health>,
 }
 
 impl Grpc {
-    pub fn new(api: Arc<dyn Api>, max_calls: usize) -> Grpc {
-        Grpc { api, meters: Arc::new(Meters::new(METHODS, max_calls)) }
+    pub fn new(api: Arc<dyn Api>, health: Arc<Health>, max_calls: usize) -> Grpc {
+        Grpc {
+            api,
+            meters: Arc::new(Meters::new(METHODS, max_calls)),
+            health,
+        }
     }
 
     async fn unary<Q: Named, A: Named>(
@@ -30,11 +45,11 @@ impl Grpc {
         let call = self.begin(method, &request)?;
         let request = request.into_inner();
         let span = span(method, request.event_id());
-        let result = work(&*self.api, request).instrument(span.clone()).await;
+        let to_be_minted = request.event_id() == Some("");
+        let result = unless_panic(work(&*self.api, request)).instrument(span.clone()).await;
         match result {
             Ok(answer) => {
-                // Where the server minted the id, it is known only now.
-                if let Some(id) = answer.event_id() {
+                if to_be_minted && let Some(id) = answer.event_id() {
                     name_event(&span, id);
                 }
                 call.end(Code::Ok);
@@ -56,7 +71,10 @@ impl Grpc {
     ) -> Result<Response<Stream<Result<A, Status>>>, Status> {
         let call = self.begin(method, &request)?;
         let span = span(method, None);
-        match work(&*self.api, request.into_inner()).instrument(span.clone()).await {
+        match unless_panic(work(&*self.api, request.into_inner()))
+            .instrument(span.clone())
+            .await
+        {
             Ok(answers) => Ok(Response::new(counted(answers, call, span))),
             Err(status) => {
                 span.in_scope(|| report(&status));
@@ -70,12 +88,12 @@ impl Grpc {
         let transport = request.extensions().get().copied().unwrap_or(Transport::Grpc);
         self.meters.begin(method, transport).ok_or_else(|| {
             let most = self.meters.max_calls();
-            Status::resource_exhausted(format!("{most} calls are in flight already: try again"))
+            unavailable(format!("{most} calls are in flight already"))
         })
     }
 }
 
-/// Which event a request or an answer is about.
+/// Which event a request or an answer is about; empty where the server is to mint the id.
 trait Named {
     fn event_id(&self) -> Option<&str> {
         None
@@ -117,8 +135,9 @@ macro_rules! service {
                 &self,
                 request: Request<Streaming<pb::CommitStreamRequest>>,
             ) -> Result<Response<Self::CommitStreamStream>, Status> {
+                let health = Arc::clone(&self.health);
                 self.stream(Method::CommitStream as usize, request, |api, requests| {
-                    api.commit_stream(Box::pin(requests))
+                    until_stopped(api, requests, health).boxed()
                 })
                 .await
             }
@@ -161,7 +180,7 @@ macro_rules! named {
     (by proposal: $($Proposing:ident)*; by itself: $($Itself:ident)*; not: $($Other:ident)*;) => {
         $(impl Named for pb::$Proposing {
             fn event_id(&self) -> Option<&str> {
-                self.proposal.as_ref().map(|proposal| proposal.event_id.as_str())
+                Some(self.proposal.as_ref().map_or("", |proposal| &proposal.event_id))
             }
         })*
         $(impl Named for pb::$Itself {
@@ -174,8 +193,8 @@ macro_rules! named {
 }
 
 named! {
-    by proposal: CommitRequest TagRequest UntagRequest PushSchemaRequest PruneRequest SetRetentionRequest ActivateRequest
-        SetClockRequest;
+    by proposal: CommitRequest TagRequest UntagRequest PushSchemaRequest PruneRequest SetRetentionRequest
+        ActivateRequest SetClockRequest;
     by itself: OutcomeRequest WithdrawRequest Decision;
     not: GetRequest GetResponse ListRequest ListResponse DiffRequest DiffResponse LogRequest LogResponse ShowRequest
         ShowResponse ListTagsRequest ListTagsResponse GetSchemaRequest GetSchemaResponse GetRetentionRequest
@@ -186,6 +205,42 @@ impl Named for pb::PushSchemaResponse {
     fn event_id(&self) -> Option<&str> {
         self.decision.as_ref().map(|decision| decision.event_id.as_str())
     }
+}
+
+/// A stream of commits may last for days. When the server stops, it takes no more of them, answers those it took, and
+/// says so instead of ending as if the client had.
+async fn until_stopped(
+    api: &dyn Api,
+    requests: Streaming<pb::CommitStreamRequest>,
+    health: Arc<Health>,
+) -> Result<Stream<Result<pb::CommitStreamResponse, Status>>, Status> {
+    let cut = Arc::new(AtomicBool::new(false));
+    let stopped = {
+        let (cut, stopped) = (Arc::clone(&cut), health.stopped());
+        async move {
+            stopped.await;
+            cut.store(true, Ordering::Relaxed);
+        }
+    };
+    let answers = api
+        .commit_stream(Box::pin(requests.take_until(Box::pin(stopped))))
+        .await?;
+    let last = stream::once(async move { cut.load(Ordering::Relaxed) }).filter_map(async |cut| {
+        let refused =
+            || unavailable("the server is stopping: send what was not answered again, under the same event ids");
+        cut.then(|| Err(refused()))
+    });
+    Ok(Box::pin(answers.chain(last)))
+}
+
+/// One call that meets a bug does not take the others on its connection down with it.
+async fn unless_panic<A>(work: BoxFuture<'_, Result<A, Status>>) -> Result<A, Status> {
+    let ended = AssertUnwindSafe(work).catch_unwind().await;
+    ended.unwrap_or_else(|_| Err(Status::internal("this call met a bug of the server; its log says more")))
+}
+
+fn unavailable(detail: impl Into<String>) -> Status {
+    status::status(&status::error_detail(Refused::Unavailable, detail))
 }
 
 /// Calls about an event can be followed at level INFO; reads are many, and seen at DEBUG.
@@ -201,7 +256,9 @@ fn span(method: usize, event_id: Option<&str>) -> Span {
 
 /// What a client calls an event id may be anything: only what is one is logged.
 fn name_event(span: &Span, id: &str) {
-    if !span.is_disabled() && let Ok(id) = convert::parse_event_id(id) {
+    if !span.is_disabled()
+        && let Ok(id) = convert::parse_event_id(id)
+    {
         span.record("event_id", field::display(id));
     }
 }
@@ -219,11 +276,7 @@ fn report(status: &Status) {
 }
 
 /// The answers as they come, and the call ends with them.
-fn counted<A: Send + 'static>(
-    answers: Stream<Result<A, Status>>,
-    call: Call,
-    span: Span,
-) -> Stream<Result<A, Status>> {
+fn counted<A: Send + 'static>(answers: Stream<Result<A, Status>>, call: Call, span: Span) -> Stream<Result<A, Status>> {
     let state = Some((answers, call, span));
     Box::pin(futures::stream::unfold(state, |state| async move {
         let (mut answers, mut call, span) = state?;
@@ -242,7 +295,7 @@ fn counted<A: Send + 'static>(
     }))
 }
 
-/// A status travels in headers, and clients take 16 KiB of them: details that would not fit lose conflicts from the end.
+/// A status travels in headers, and clients take 16 KiB of them: details that would not fit lose their last conflicts.
 fn fit(refusal: Status) -> Status {
     const MESSAGE_BYTES: usize = 1 << 10;
     const DETAIL_BYTES: usize = 6 << 10;

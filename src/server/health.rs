@@ -2,14 +2,8 @@
 
 use confold_wire::pb;
 use futures::stream::BoxStream;
-use std::{
-    fmt::Write,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt::Write, sync::Arc, time::Duration};
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use tonic_health::pb as grpc;
 
@@ -39,17 +33,34 @@ impl<F: Fn() -> Vec<StoreHealth> + Send + Sync + 'static> HealthSource for F {
 pub(crate) struct Health {
     source: Arc<dyn HealthSource>,
     ready_lag: u64,
-    stopping: AtomicBool,
+    stopping: watch::Sender<bool>,
 }
 
 impl Health {
     pub fn new(source: Arc<dyn HealthSource>, ready_lag: u64) -> Health {
-        Health { source, ready_lag, stopping: AtomicBool::new(false) }
+        Health {
+            source,
+            ready_lag,
+            stopping: watch::Sender::new(false),
+        }
     }
 
     /// From here on the server is not ready, whatever its stores say.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.stopping.send_replace(true);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Ready when the server has been told to stop.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            // The sender goes with the server, and then there is nothing left to serve either.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        }
     }
 
     pub fn stores(&self) -> Vec<StoreHealth> {
@@ -58,7 +69,7 @@ impl Health {
 
     /// One line per store; `Err` where at least one of them is a reason not to send traffic here.
     pub fn ready(&self) -> Result<String, String> {
-        if self.stopping.load(Ordering::Relaxed) {
+        if self.is_stopping() {
             return Err("the server is shutting down\n".to_owned());
         }
         let stores = self.stores();
@@ -112,17 +123,18 @@ impl grpc::health_server::Health for HealthService {
         request: Request<grpc::HealthCheckRequest>,
     ) -> Result<Response<grpc::HealthCheckResponse>, Status> {
         if !is_known(&request.get_ref().service) {
-            return Err(Status::not_found("this server has the services confold.v1.Store and, for itself, \"\""));
+            return Err(Status::not_found(
+                "this server has the services confold.v1.Store and, for itself, \"\"",
+            ));
         }
-        Ok(Response::new(grpc::HealthCheckResponse { status: self.0.serving_status() as i32 }))
+        Ok(Response::new(grpc::HealthCheckResponse {
+            status: self.0.serving_status() as i32,
+        }))
     }
 
     type WatchStream = BoxStream<'static, Result<grpc::HealthCheckResponse, Status>>;
 
-    async fn watch(
-        &self,
-        request: Request<grpc::HealthCheckRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(&self, request: Request<grpc::HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let known = is_known(&request.get_ref().service);
         let changes = futures::stream::unfold((Arc::clone(&self.0), None), move |(health, last)| async move {
             loop {
@@ -130,15 +142,15 @@ impl grpc::health_server::Health for HealthService {
                     true => health.serving_status(),
                     false => grpc::health_check_response::ServingStatus::ServiceUnknown,
                 };
-                // A watch would hold the shutdown up, and has nothing more to say.
-                if last.is_some() && health.stopping.load(Ordering::Relaxed) && last == Some(status) {
-                    return None;
-                }
                 if last != Some(status) {
                     let answer = grpc::HealthCheckResponse { status: status as i32 };
                     return Some((Ok(answer), (health, Some(status))));
                 }
-                tokio::time::sleep(LOOK_EVERY).await;
+                // A watch would hold the end up, and has nothing more to say.
+                if health.is_stopping() {
+                    return None;
+                }
+                let _ = tokio::time::timeout(LOOK_EVERY, health.stopped()).await;
             }
         });
         Ok(Response::new(Box::pin(changes)))

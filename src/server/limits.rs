@@ -14,7 +14,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// Calls in flight on one HTTP/2 connection.
     pub max_streams: u32,
-    /// Calls in flight on all connections. One more is refused with RESOURCE_EXHAUSTED.
+    /// Calls in flight on all connections. One more is refused with UNAVAILABLE.
     pub max_calls: usize,
     /// All headers of one request together, in bytes.
     pub header_bytes: u32,

@@ -5,15 +5,15 @@
 //! store of its own with the schema of `script.proto`.
 //!
 //! ```text
-//! update PATH [mask=a,b.c] [strict] [base=@REVISION|absent|zero] {textproto}
+//! update PATH [mask=a,b.c] [strict] [base=@LABEL|absent|zero] {textproto}
 //! add|put|replace PATH [strict] [base=…] {textproto}      remove PATH [base=…]
-//! guard subtree|data|container PATH @REVISION | guard absent PATH
+//! guard subtree|data|container PATH @LABEL | guard absent PATH
 //! ```
 //! These lines of one case form one commit; `with seen=-3 id=NAME principal=P author=A` before them sets its envelope,
 //! `resend NAME` sends an earlier record again. Other commands are one event each: `schema NAME [ROOT]`, `tag NAME REV`,
 //! `untag NAME…`, `retention n=… age=…|all`, `prune [REV]`, `withdraw ID`, `activation N`, `clock MS`, `mark [POS]`,
 //! `checkpoint REPLICA POS level=N`, `fence`, `later N`, `raw HEX`, `skip N` (that many fences), `time MS` (for the next
-//! records); `show PATH [@REVISION]`, `tags`, `state` only print.
+//! records); `let LABEL` remembers the tree as it stands; `show PATH [@LABEL]`, `tags`, `state` only print.
 
 use confold_model::diff::{self, ChangeKind};
 use confold_model::event::{
@@ -38,7 +38,7 @@ const LOG_ID: [u8; 16] = [0x10; 16];
 struct World {
     state: State,
     pool: DescriptorPool,
-    trees: BTreeMap<u64, Tree>,
+    trees: BTreeMap<String, Tree>,
     sent: BTreeMap<String, (Vec<u8>, EventId)>,
     time: i64,
     next_nonce: u128,
@@ -96,7 +96,7 @@ impl World {
         let mut world = World {
             state: State::new(),
             pool: DescriptorPool::decode(set.as_slice()).unwrap(),
-            trees: BTreeMap::from([(0, Tree::empty())]),
+            trees: BTreeMap::new(),
             sent: BTreeMap::new(),
             time: 1_000,
             next_nonce: 1,
@@ -114,7 +114,6 @@ impl World {
         assert_eq!(self.state.root(), self.state.tree().root());
         if applied.made_revision {
             assert_ne!(before.root(), self.state.root(), "a revision changes the root");
-            self.trees.insert(applied.revision.0, self.state.tree().clone());
         } else {
             assert_eq!(before.root(), self.state.root(), "only a revision changes the root");
         }
@@ -182,7 +181,7 @@ impl World {
         if text == "zero" {
             return Base::Hash(Hash::ZERO);
         }
-        let tree = &self.trees[&text.strip_prefix('@').expect("base=@REVISION").parse::<u64>().unwrap()];
+        let tree = &self.trees[text.strip_prefix('@').expect("base=@LABEL")];
         let hash = match kind {
             OperationKind::Update { mask, .. } if mask.is_empty() => tree.data_hash(path, &NoObjects).unwrap(),
             OperationKind::Update { mask, .. } => match tree.node(path, &NoObjects).unwrap() {
@@ -237,12 +236,12 @@ impl World {
     fn guard(&self, line: &str) -> Guard {
         let words: Vec<&str> = line.split_whitespace().collect();
         let path = self.path(words[2]);
-        let tree = || &self.trees[&words[3].strip_prefix('@').unwrap().parse::<u64>().unwrap()];
+        let tree = || &self.trees[words[3].strip_prefix('@').unwrap()];
         let expect = match words[1] {
             "absent" => Expect::Absent,
-            "subtree" => Expect::Subtree(tree().subtree_hash(&path, &NoObjects).unwrap().unwrap_or(Hash::ZERO)),
-            "data" => Expect::Data(tree().data_hash(&path, &NoObjects).unwrap().unwrap_or(Hash::ZERO)),
-            "container" => Expect::Container(tree().container_hash(&path, &NoObjects).unwrap().unwrap_or(Hash::ZERO)),
+            "subtree" => Expect::Subtree(tree().subtree_hash(&path, &NoObjects).ok().flatten().unwrap_or(Hash::ZERO)),
+            "data" => Expect::Data(tree().data_hash(&path, &NoObjects).ok().flatten().unwrap_or(Hash::ZERO)),
+            "container" => Expect::Container(tree().container_hash(&path, &NoObjects).ok().flatten().unwrap_or(Hash::ZERO)),
             other => panic!("unknown guard {other}"),
         };
         Guard { path, expect }
@@ -293,6 +292,10 @@ impl World {
                 self.time = words[0].parse().unwrap();
                 return;
             }
+            "let" => {
+                self.trees.insert(words[0].to_owned(), self.state.tree().clone());
+                return;
+            }
             "skip" => {
                 for _ in 0..number(words[0]) {
                     self.send(Body::Fence);
@@ -308,13 +311,13 @@ impl World {
             }
             "raw" => {
                 let before = self.state.tree().clone();
-                let applied = self.append(&hex::decode(words[0]).unwrap());
+                let applied = self.append(&hex::decode(words.first().unwrap_or(&"")).unwrap());
                 self.print(&applied, &before, out);
                 return;
             }
             "show" => {
                 let path = self.path(words[0]);
-                let tree = words.get(1).map_or(self.state.tree().clone(), |at| self.trees[&number(&at[1..])].clone());
+                let tree = words.get(1).map_or(self.state.tree().clone(), |at| self.trees[&at[1..]].clone());
                 self.show(&tree, &path, out);
                 return;
             }
@@ -524,4 +527,4 @@ macro_rules! scripts {
     };
 }
 
-scripts![add];
+scripts![add, commit, envelope, ids, merge, remove, schema, tags, update];

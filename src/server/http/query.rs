@@ -20,17 +20,61 @@ pub(super) struct Form {
 }
 
 pub(super) const FORMS: [Form; 11] = [
-    Form { name: "get", method: "Get", read: "read" },
-    Form { name: "list", method: "List", read: "read" },
-    Form { name: "diff", method: "Diff", read: "to" },
-    Form { name: "log", method: "Log", read: "read" },
-    Form { name: "show", method: "Show", read: "" },
-    Form { name: "status", method: "Status", read: "" },
-    Form { name: "stores", method: "ListStores", read: "" },
-    Form { name: "tags", method: "ListTags", read: "read" },
-    Form { name: "schema", method: "GetSchema", read: "read" },
-    Form { name: "retention", method: "GetRetention", read: "" },
-    Form { name: "outcome", method: "Outcome", read: "" },
+    Form {
+        name: "get",
+        method: "Get",
+        read: "read",
+    },
+    Form {
+        name: "list",
+        method: "List",
+        read: "read",
+    },
+    Form {
+        name: "diff",
+        method: "Diff",
+        read: "to",
+    },
+    Form {
+        name: "log",
+        method: "Log",
+        read: "read",
+    },
+    Form {
+        name: "show",
+        method: "Show",
+        read: "",
+    },
+    Form {
+        name: "status",
+        method: "Status",
+        read: "",
+    },
+    Form {
+        name: "stores",
+        method: "ListStores",
+        read: "",
+    },
+    Form {
+        name: "tags",
+        method: "ListTags",
+        read: "read",
+    },
+    Form {
+        name: "schema",
+        method: "GetSchema",
+        read: "read",
+    },
+    Form {
+        name: "retention",
+        method: "GetRetention",
+        read: "",
+    },
+    Form {
+        name: "outcome",
+        method: "Outcome",
+        read: "",
+    },
 ];
 
 pub(super) fn method_of(name: &str) -> Option<&'static Form> {
@@ -59,11 +103,11 @@ fn set(
     value: &str,
 ) -> Result<(), Refusal> {
     match request.get_field_by_name(name).map(|field| (field.kind(), field)) {
-        // A message cannot be written in a query; of a state to read, `at` is what is meant.
-        Some((Kind::Message(message), _)) if message.get_field_by_name("at").is_some() => {
-            put(inside(fields, name), name, "at", Json::String(value.to_owned()))
+        // A message cannot be written in a query; but a diff's `from` and `to` are states to read.
+        Some((Kind::Message(message), _)) if name != "read" && message.get_field_by_name("at").is_some() => {
+            put_inside(fields, name, name, "at", Json::String(value.to_owned()))
         }
-        Some((Kind::Message(_), _)) => Err(refuse(format!("{name} cannot be written in a query")).hint("use POST")),
+        Some((Kind::Message(_), _)) => Err(unknown(form, request, name)),
         Some((_, field)) if field.is_list() => {
             let items = fields.entry(name).or_insert_with(|| Json::Array(Vec::new()));
             if let Json::Array(items) = items {
@@ -73,7 +117,7 @@ fn set(
         }
         Some((_, field)) => put(fields, name, name, scalar(&field, value)?),
         None => match read_field(form, request, name) {
-            Some(field) => put(inside(fields, form.read), name, name, scalar(&field, value)?),
+            Some(field) => put_inside(fields, form.read, name, name, scalar(&field, value)?),
             None => Err(unknown(form, request, name)),
         },
     }
@@ -86,14 +130,17 @@ fn read_field(form: &Form, request: &MessageDescriptor, name: &str) -> Option<Fi
     }
 }
 
-fn inside<'a>(fields: &'a mut Map<String, Json>, name: &str) -> &'a mut Map<String, Json> {
-    let entry = fields.entry(name).or_insert_with(|| Json::Object(Map::new()));
-    if !entry.is_object() {
-        *entry = Json::Object(Map::new());
-    }
-    match entry {
-        Json::Object(inside) => inside,
-        _ => unreachable!("it was made an object above"),
+fn put_inside(
+    fields: &mut Map<String, Json>,
+    outer: &str,
+    given: &str,
+    name: &str,
+    value: Json,
+) -> Result<(), Refusal> {
+    match fields.entry(outer).or_insert_with(|| Json::Object(Map::new())) {
+        Json::Object(inside) => put(inside, given, name, value),
+        // Under the name of a message nothing else is put.
+        _ => Err(refuse(format!("{given} is given twice"))),
     }
 }
 
@@ -110,7 +157,13 @@ fn scalar(field: &FieldDescriptor, value: &str) -> Result<Json, Refusal> {
         Kind::Bool => match value {
             "" | "true" | "1" => Json::Bool(true),
             "false" | "0" => Json::Bool(false),
-            other => return Err(refuse(format!("{} is true or false, not {:?}", field.name(), shown(other)))),
+            other => {
+                return Err(refuse(format!(
+                    "{} is true or false, not {:?}",
+                    field.name(),
+                    shown(other)
+                )));
+            }
         },
         Kind::Enum(kind) => Json::String(enum_name(&kind, value)),
         _ => Json::String(value.to_owned()),
@@ -138,14 +191,19 @@ fn unknown(form: &Form, request: &MessageDescriptor, name: &str) -> Refusal {
         }
     }
     known.sort();
-    Refusal::new(Code::UnknownField, format!("{} has no parameter {:?}", form.name, shown(name)))
-        .hint(format!("it has {}", known.join(", ")))
+    Refusal::new(
+        Code::UnknownField,
+        format!("{} has no parameter {:?}", form.name, shown(name)),
+    )
+    .hint(format!("it has {}", known.join(", ")))
 }
 
 fn unescape(text: &str) -> Result<String, Refusal> {
     let spaced = text.replace('+', " ");
     let decoded = percent_decode_str(&spaced).decode_utf8();
-    decoded.map(|text| text.into_owned()).map_err(|_| refuse(format!("{:?} is not UTF-8", shown(text))))
+    decoded
+        .map(|text| text.into_owned())
+        .map_err(|_| refuse(format!("{:?} is not UTF-8", shown(text))))
 }
 
 fn shown(text: &str) -> String {

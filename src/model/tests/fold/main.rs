@@ -1,0 +1,6 @@
+//! The fold as a whole: random logs against a naive model, golden logs, the order of checks.
+
+mod acts;
+mod naive;
+mod properties;
+mod support;
