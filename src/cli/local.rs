@@ -17,7 +17,11 @@ pub trait Local: Send + Sync {
     async fn init(&self, options: InitOptions) -> Result<Initialised, Failure>;
 
     /// Serves until it is told to stop (interrupt, terminate). `ready` is called once, with what it listens on.
-    async fn serve(&self, options: ServeOptions, ready: &mut (dyn FnMut(Serving) + Send)) -> Result<(), Failure>;
+    async fn serve(
+        &self,
+        options: ServeOptions,
+        ready: &mut (dyn for<'s> FnMut(&'s Serving) + Send),
+    ) -> Result<(), Failure>;
 
     /// Opens the store of a folder that no server has open. The store closes when the last handle is dropped.
     async fn open(&self, data: &Path, access: Access) -> Result<Arc<dyn Api>, Failure>;
@@ -71,19 +75,8 @@ pub struct ServeOptions {
     pub data: PathBuf,
     /// For gRPC, and JSON over HTTP on the same port.
     pub listen: SocketAddr,
-    /// Said in so many words: serve others than this machine without TLS.
-    pub insecure: bool,
-    pub on_dispute: OnDispute,
     /// Bytes of memory for what is read again.
     pub cache_bytes: Option<u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum OnDispute {
-    /// Go on serving, every answer marked as disputed.
-    Serve,
-    /// Stop serving.
-    Stop,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -26,22 +26,48 @@ pub trait Harness: Sync {
     fn deadline(&self) -> Duration;
 }
 
+pub type Case = fn(&dyn Harness);
+
 /// All cases, by name.
-pub const CASES: [(&str, fn(&dyn Harness)); 15] = [
+pub const CASES: [(&str, Case); 15] = [
     ("a_new_log_is_empty", a_new_log_is_empty),
-    ("records_are_read_back_as_they_were_appended", records_are_read_back_as_they_were_appended),
+    (
+        "records_are_read_back_as_they_were_appended",
+        records_are_read_back_as_they_were_appended,
+    ),
     ("every_reader_sees_the_same", every_reader_sees_the_same),
     ("a_reader_starts_anywhere", a_reader_starts_anywhere),
     ("a_reader_beyond_the_end_is_refused", a_reader_beyond_the_end_is_refused),
-    ("a_read_keeps_to_its_limits_and_makes_progress", a_read_keeps_to_its_limits_and_makes_progress),
+    (
+        "a_read_keeps_to_its_limits_and_makes_progress",
+        a_read_keeps_to_its_limits_and_makes_progress,
+    ),
     ("a_waiting_reader_is_woken", a_waiting_reader_is_woken),
-    ("a_read_without_news_returns_empty_and_skips_nothing", a_read_without_news_returns_empty_and_skips_nothing),
-    ("appends_of_many_threads_all_stand_once_and_each_threads_in_order", appends_of_many_threads_all_stand_once_and_each_threads_in_order),
-    ("the_biggest_record_passes_and_a_bigger_one_is_refused", the_biggest_record_passes_and_a_bigger_one_is_refused),
+    (
+        "a_read_without_news_returns_empty_and_skips_nothing",
+        a_read_without_news_returns_empty_and_skips_nothing,
+    ),
+    (
+        "appends_of_many_threads_all_stand_once_and_each_threads_in_order",
+        appends_of_many_threads_all_stand_once_and_each_threads_in_order,
+    ),
+    (
+        "the_biggest_record_passes_and_a_bigger_one_is_refused",
+        the_biggest_record_passes_and_a_bigger_one_is_refused,
+    ),
     ("a_fence_covers_what_was_read", a_fence_covers_what_was_read),
-    ("a_closed_log_refuses_appends_and_ends_its_readers", a_closed_log_refuses_appends_and_ends_its_readers),
-    ("closing_settles_what_was_handed_over", closing_settles_what_was_handed_over),
-    ("a_log_opened_again_holds_the_same_and_goes_on", a_log_opened_again_holds_the_same_and_goes_on),
+    (
+        "a_closed_log_refuses_appends_and_ends_its_readers",
+        a_closed_log_refuses_appends_and_ends_its_readers,
+    ),
+    (
+        "closing_settles_what_was_handed_over",
+        closing_settles_what_was_handed_over,
+    ),
+    (
+        "a_log_opened_again_holds_the_same_and_goes_on",
+        a_log_opened_again_holds_the_same_and_goes_on,
+    ),
     ("two_logs_have_two_ids", two_logs_have_two_ids),
 ];
 
@@ -55,7 +81,13 @@ pub fn run_all(harness: &dyn Harness) {
 
 fn a_new_log_is_empty(harness: &dyn Harness) {
     let log = harness.fresh();
-    assert_eq!(log.range(), Range { start: Position(0), end: Position(0) });
+    assert_eq!(
+        log.range(),
+        Range {
+            start: Position(0),
+            end: Position(0)
+        }
+    );
     assert!(log.health().is_ok());
     let mut reader = log.reader(Position(0)).unwrap();
     assert_eq!(reader.read(10, 1000, Duration::ZERO).unwrap(), []);
@@ -65,11 +97,24 @@ fn a_new_log_is_empty(harness: &dyn Harness) {
 fn records_are_read_back_as_they_were_appended(harness: &dyn Harness) {
     let log = harness.fresh();
     let every_byte: Vec<u8> = (0..=255).collect();
-    let given: Vec<Bytes> = [b"one".to_vec(), b"two".to_vec(), b"two".to_vec(), every_byte, vec![0], vec![0; 3000], b"end".to_vec()].map(Bytes::from).into();
+    let given: Vec<Bytes> = [
+        b"one".to_vec(),
+        b"two".to_vec(),
+        b"two".to_vec(),
+        every_byte,
+        vec![0],
+        vec![0; 3000],
+        b"end".to_vec(),
+    ]
+    .map(Bytes::from)
+    .into();
     append_all(harness, &*log, given.iter().cloned());
     let records = read_from(harness, &*log, Position(0), given.len());
     check_chain(Hash::ZERO, Position(0), &records);
-    assert_eq!(records.iter().map(|record| record.bytes.clone()).collect::<Vec<_>>(), given);
+    assert_eq!(
+        records.iter().map(|record| record.bytes.clone()).collect::<Vec<_>>(),
+        given
+    );
     assert!(records.iter().all(|record| record.time >= Time(0)));
     wait_for_end(harness, &*log, Position(given.len() as u64));
     assert_eq!(log.range().start, Position(0));
@@ -117,7 +162,16 @@ fn a_reader_beyond_the_end_is_refused(harness: &dyn Harness) {
     append_all(harness, &*log, numbered(0, 3));
     wait_for_end(harness, &*log, Position(3));
     let refused = log.reader(Position(5)).err();
-    assert!(matches!(refused, Some(LogError::BeyondEnd { asked: Position(5), end: Position(3) })), "{refused:?}");
+    assert!(
+        matches!(
+            refused,
+            Some(LogError::BeyondEnd {
+                asked: Position(5),
+                end: Position(3)
+            })
+        ),
+        "{refused:?}"
+    );
     log.close();
 }
 
@@ -125,16 +179,34 @@ fn a_read_keeps_to_its_limits_and_makes_progress(harness: &dyn Harness) {
     let log = harness.fresh();
     append_all(harness, &*log, (0..12).map(|n| Bytes::from(vec![n; 100])));
     wait_for_end(harness, &*log, Position(12));
-    for (max_records, max_bytes) in [(1, 10_000), (5, 10_000), (100, 100), (100, 250), (100, 1), (0, 0), (3, 300)] {
+    for (max_records, max_bytes) in [
+        (1, 10_000),
+        (5, 10_000),
+        (100, 100),
+        (100, 250),
+        (100, 1),
+        (0, 0),
+        (3, 300),
+    ] {
         let mut reader = log.reader(Position(0)).unwrap();
         let mut count = 0;
         let give_up = Instant::now() + harness.deadline();
         while count < 12 {
-            assert!(Instant::now() < give_up, "no progress with {max_records} records and {max_bytes} bytes");
+            assert!(
+                Instant::now() < give_up,
+                "no progress with {max_records} records and {max_bytes} bytes"
+            );
             let records = reader.read(max_records, max_bytes, harness.deadline()).unwrap();
-            assert!(records.len() <= max_records.max(1), "{} records, asked for {max_records}", records.len());
+            assert!(
+                records.len() <= max_records.max(1),
+                "{} records, asked for {max_records}",
+                records.len()
+            );
             let bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
-            assert!(records.len() <= 1 || bytes <= max_bytes, "{bytes} bytes, asked for {max_bytes}");
+            assert!(
+                records.len() <= 1 || bytes <= max_bytes,
+                "{bytes} bytes, asked for {max_bytes}"
+            );
             for record in records {
                 assert_eq!(record.position, Position(count));
                 count += 1;
@@ -189,7 +261,11 @@ fn appends_of_many_threads_all_stand_once_and_each_threads_in_order(harness: &dy
     let distinct: BTreeSet<&[u8]> = records.iter().map(|record| &record.bytes[..]).collect();
     assert_eq!(distinct.len(), 400);
     for thread in 0..8 {
-        let order: Vec<u8> = records.iter().filter(|record| record.bytes[0] == thread).map(|record| record.bytes[1]).collect();
+        let order: Vec<u8> = records
+            .iter()
+            .filter(|record| record.bytes[0] == thread)
+            .map(|record| record.bytes[1])
+            .collect();
         assert!(order.is_sorted(), "thread {thread}: {order:?}");
     }
     log.close();
@@ -199,8 +275,15 @@ fn the_biggest_record_passes_and_a_bigger_one_is_refused(harness: &dyn Harness) 
     let log = harness.fresh();
     let limit = harness.record_limit();
     let refused = log.append(Bytes::from(vec![1; limit + 1]));
-    assert!(matches!(refused, Err(LogError::TooLarge { size, limit: said }) if size == limit + 1 && said == limit), "{refused:?}");
-    append_all(harness, &*log, [Bytes::from(vec![2; limit]), Bytes::from_static(b"after")]);
+    assert!(
+        matches!(refused, Err(LogError::TooLarge { size, limit: said }) if size == limit + 1 && said == limit),
+        "{refused:?}"
+    );
+    append_all(
+        harness,
+        &*log,
+        [Bytes::from(vec![2; limit]), Bytes::from_static(b"after")],
+    );
     let records = read_from(harness, &*log, Position(0), 2);
     assert!(records[0].bytes.len() == limit && records[0].bytes.iter().all(|byte| *byte == 2));
     assert_eq!(records[1].bytes, "after");
@@ -313,7 +396,11 @@ fn read_some(harness: &dyn Harness, reader: &mut dyn Reader, count: usize) -> Ve
 fn wait_for_end(harness: &dyn Harness, log: &dyn Log, end: Position) {
     let give_up = Instant::now() + harness.deadline();
     while log.range().end < end {
-        assert!(Instant::now() < give_up, "the range ends at {} and not at {end}", log.range().end);
+        assert!(
+            Instant::now() < give_up,
+            "the range ends at {} and not at {end}",
+            log.range().end
+        );
         thread::yield_now();
     }
     assert_eq!(log.range().end, end);

@@ -23,10 +23,18 @@ mod tests {
     fn the_digest_is_the_one_of_the_golden_vectors() {
         let mut before = Hash::ZERO;
         let mut checked = 0;
-        for line in include_str!("tests/log_digest.txt").lines().filter(|line| !line.starts_with('#')) {
+        for line in include_str!("tests/log_digest.txt")
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+        {
             let [position, time, record, digest]: [&str; 4] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
             let position = Position(position.parse().unwrap());
-            before = log_digest(before, position, Time(time.parse().unwrap()), &hex::decode(record).unwrap());
+            before = log_digest(
+                before,
+                position,
+                Time(time.parse().unwrap()),
+                &hex::decode(record).unwrap(),
+            );
             assert_eq!(before.to_string(), digest, "d({position})");
             checked += 1;
         }

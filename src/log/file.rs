@@ -78,7 +78,7 @@ impl Default for Options {
             segment_bytes: 64 << 20,
             record_bytes: 16 << 20,
             queue_bytes: 64 << 20,
-            batch_bytes: 1 << 20,
+            batch_bytes: 4 << 20,
             ring_bytes: 16 << 20,
             full_pause: Duration::from_millis(200),
             clock: Arc::new(system_clock),
@@ -129,7 +129,8 @@ struct Writer {
 impl FileLog {
     /// A new, empty log. The folder is made where it is missing; one that holds a log already is refused with `Exists`.
     pub fn create(folder: &Path, identity: Identity, options: Options) -> Result<FileLog, LogError> {
-        let disk = OsDisk::make(folder).map_err(|error| LogError::failed(format!("cannot create {}", folder.display()), error))?;
+        let disk = OsDisk::make(folder)
+            .map_err(|error| LogError::failed(format!("cannot create {}", folder.display()), error))?;
         FileLog::create_on(Arc::new(disk), identity, options)
     }
 
@@ -137,7 +138,9 @@ impl FileLog {
     pub fn open(folder: &Path, options: Options) -> Result<FileLog, LogError> {
         // A lock must not be the first file of a folder that holds nothing.
         if !folder.is_dir() {
-            return Err(LogError::Missing { folder: folder.display().to_string() });
+            return Err(LogError::Missing {
+                folder: folder.display().to_string(),
+            });
         }
         FileLog::open_on(Arc::new(OsDisk::new(folder)), options)
     }
@@ -151,7 +154,7 @@ impl FileLog {
     pub fn create_on(disk: Arc<dyn Disk>, identity: Identity, options: Options) -> Result<FileLog, LogError> {
         let lock = open::lock(&*disk)?;
         let appender = begin(&disk, identity, None, &options)?;
-        Ok(FileLog::start(disk, lock, appender, None, None, None, options))
+        FileLog::start(disk, lock, appender, None, None, None, options)
     }
 
     pub fn open_on(disk: Arc<dyn Disk>, options: Options) -> Result<FileLog, LogError> {
@@ -159,13 +162,28 @@ impl FileLog {
         let found = open::find(&disk, Access::Write, &options)?;
         let len = found.extents[found.extents.len() - 1].len;
         let appender = Appender::resume(disk.clone(), found.last, len, found.tip, options.segment_bytes);
-        Ok(FileLog::start(disk, lock, appender, Some(found.extents), found.origin, found.cut, options))
+        FileLog::start(
+            disk,
+            lock,
+            appender,
+            Some(found.extents),
+            found.origin,
+            found.cut,
+            options,
+        )
     }
 
     pub fn open_read_only_on(disk: Arc<dyn Disk>, options: Options) -> Result<FileLog, LogError> {
         let found = open::find(&disk, Access::Read, &options)?;
         let tail = Arc::new(Tail::new(disk, found.extents, found.tip, 0));
-        Ok(FileLog { identity: found.identity, origin: Mutex::new(found.origin), cut: found.cut, options, tail, writer: None })
+        Ok(FileLog {
+            identity: found.identity,
+            origin: Mutex::new(found.origin),
+            cut: found.cut,
+            options,
+            tail,
+            writer: None,
+        })
     }
 
     pub fn identity(&self) -> Identity {
@@ -187,12 +205,37 @@ impl FileLog {
         self.tail.tip()
     }
 
+    /// The same before `position`, which is one of the range or its end: what a copy that begins there has to know.
+    pub fn tip_at(&self, position: Position) -> Result<Tip, LogError> {
+        let starts = self.tail.starts_up_to(position);
+        if starts.last() == Some(&position) {
+            return Ok(segment::Segment::open(&*self.tail.disk, position, Access::Read)?
+                .header
+                .start);
+        }
+        let before = Position(position.0.saturating_sub(1));
+        let records = self.reader(before)?.read(1, 0, Duration::ZERO)?;
+        let record = records.first().ok_or(LogError::BeyondEnd {
+            asked: position,
+            end: self.range().end,
+        })?;
+        Ok(Tip {
+            position,
+            digest: record.digest,
+            time: record.time,
+        })
+    }
+
     /// By how many milliseconds the last stamp is ahead of the clock: a reason for an alarm, as all records get that same stamp until
     /// the clock has caught up. 0 when all is well.
     pub fn clock_ahead(&self) -> u64 {
         let tip = self.tail.tip();
         let ahead = tip.time.0.saturating_sub((self.options.clock)().0);
-        if tip.position == Position(0) { 0 } else { ahead.max(0).unsigned_abs() }
+        if tip.position == Position(0) {
+            0
+        } else {
+            ahead.max(0).unsigned_abs()
+        }
     }
 
     /// Stamps the next batch with the clock as it is, even when that lies before the last stamp: the cure for one wrong stamp,
@@ -219,7 +262,13 @@ impl FileLog {
             Some(origin) => (origin.source, origin.end.max(first)),
             None => (self.identity.transport_id, first),
         };
-        let new = Origin { identity: self.identity, source, first: header.start, end, state: state(first) };
+        let new = Origin {
+            identity: self.identity,
+            source,
+            first: header.start,
+            end,
+            state: state(first),
+        };
         let failed = |error| LogError::failed(format!("cannot trim {}", disk.folder()), error);
         new.write(disk).and_then(|()| disk.sync_folder()).map_err(failed)?;
         *origin = Some(new);
@@ -238,22 +287,37 @@ impl FileLog {
         origin: Option<Origin>,
         cut: Option<Cut>,
         options: Options,
-    ) -> FileLog {
+    ) -> Result<FileLog, LogError> {
         let identity = appender.identity();
         let extents = extents.unwrap_or_else(|| [appender.extent].into());
         let tail = Arc::new(Tail::new(disk, extents, appender.tip, options.ring_bytes));
         let queue = Arc::new(Queue::new());
         let thread = {
             let (queue, tail, options) = (queue.clone(), tail.clone(), options.clone());
-            std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || writer::run(appender, queue, tail, options))
+            std::thread::Builder::new()
+                .name("log-writer".to_owned())
+                .spawn(move || writer::run(appender, queue, tail, options))
         };
-        let thread = thread.expect("a process that cannot start a thread cannot go on");
-        let writer = Writer { queue, thread: Mutex::new(Some(thread)), lock: Mutex::new(Some(lock)) };
-        FileLog { identity, origin: Mutex::new(origin), cut, options, tail, writer: Some(writer) }
+        let thread = thread.map_err(|error| LogError::failed("cannot start the log's writer", error))?;
+        let writer = Writer {
+            queue,
+            thread: Mutex::new(Some(thread)),
+            lock: Mutex::new(Some(lock)),
+        };
+        Ok(FileLog {
+            identity,
+            origin: Mutex::new(origin),
+            cut,
+            options,
+            tail,
+            writer: Some(writer),
+        })
     }
 
     fn writer(&self) -> Result<&Writer, LogError> {
-        self.writer.as_ref().ok_or_else(|| LogError::ReadOnly { folder: self.tail.disk.folder() })
+        self.writer.as_ref().ok_or_else(|| LogError::ReadOnly {
+            folder: self.tail.disk.folder(),
+        })
     }
 }
 
@@ -313,7 +377,12 @@ impl Drop for FileLog {
 }
 
 /// The first file of a log, in a folder that has none.
-fn begin(disk: &Arc<dyn Disk>, identity: Identity, origin: Option<&Origin>, options: &Options) -> Result<Appender, LogError> {
+fn begin(
+    disk: &Arc<dyn Disk>,
+    identity: Identity,
+    origin: Option<&Origin>,
+    options: &Options,
+) -> Result<Appender, LogError> {
     if !open::segments(&**disk)?.is_empty() {
         return Err(LogError::Exists { folder: disk.folder() });
     }
@@ -321,7 +390,9 @@ fn begin(disk: &Arc<dyn Disk>, identity: Identity, origin: Option<&Origin>, opti
     // Whatever was interrupted here before left no segment, and so no log; its origin must not speak for this one.
     match origin {
         Some(origin) => origin.write(&**disk).map_err(failed)?,
-        None if disk.list().map_err(failed)?.iter().any(|name| name == origin::NAME) => disk.remove(origin::NAME).map_err(failed)?,
+        None if disk.list().map_err(failed)?.iter().any(|name| name == origin::NAME) => {
+            disk.remove(origin::NAME).map_err(failed)?
+        }
         None => {}
     }
     let first = origin.map_or(Tip::START, |origin| origin.first);

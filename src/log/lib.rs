@@ -53,7 +53,14 @@ pub struct Record {
 
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "record {} at {} of {} bytes, d {}", self.position, self.time.0, self.bytes.len(), self.digest.short())
+        write!(
+            f,
+            "record {} at {} of {} bytes, d {}",
+            self.position,
+            self.time.0,
+            self.bytes.len(),
+            self.digest.short()
+        )
     }
 }
 
@@ -153,8 +160,15 @@ pub enum LogError {
     Fenced { what: String },
 
     /// Restore the named file from a copy, or take the records from another replica. Nothing was changed.
-    #[error("the log is damaged: {file}, byte {offset}, position {position}: {what}; nothing was changed, restore this file from a copy")]
-    Corrupt { file: String, offset: u64, position: Position, what: String },
+    #[error(
+        "the log is damaged: {file}, byte {offset}, position {position}: {what}; nothing was changed, restore this file from a copy"
+    )]
+    Corrupt {
+        file: String,
+        offset: u64,
+        position: Position,
+        what: String,
+    },
 
     /// Create it, or look in another folder.
     #[error("there is no log in {folder}")]
@@ -176,7 +190,10 @@ pub enum LogError {
 impl LogError {
     /// `what` reads as "cannot <verb> <file>".
     pub(crate) fn failed(what: impl Into<String>, cause: std::io::Error) -> LogError {
-        LogError::Failed { what: what.into(), cause: Arc::new(cause) }
+        LogError::Failed {
+            what: what.into(),
+            cause: Arc::new(cause),
+        }
     }
 }
 

@@ -87,7 +87,12 @@ impl MemoryLog {
             record_limit: 16 << 20,
             closed: false,
         };
-        MemoryLog { shared: Arc::new(Shared { state: Mutex::new(state), moved: Condvar::new() }) }
+        MemoryLog {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                moved: Condvar::new(),
+            }),
+        }
     }
 
     /// The stamp of records delivered from now on, unless the last one's was later.
@@ -147,8 +152,13 @@ impl MemoryLog {
     /// nothing stands there.
     pub fn repeat(&self, position: Position, after: u64) -> bool {
         self.change(|state| {
-            let Some(record) = state.index(position).and_then(|index| state.records.get(index)) else { return false };
-            let repeat = Repeat { due: Position(state.end().0 + after), bytes: record.bytes.clone() };
+            let Some(record) = state.index(position).and_then(|index| state.records.get(index)) else {
+                return false;
+            };
+            let repeat = Repeat {
+                due: Position(state.end().0 + after),
+                bytes: record.bytes.clone(),
+            };
             state.repeats.push(repeat);
             state.deliver_repeats();
             true
@@ -224,7 +234,10 @@ impl Log for MemoryLog {
 
     fn range(&self) -> Range {
         let state = self.shared.state.lock();
-        Range { start: state.start, end: state.end() }
+        Range {
+            start: state.start,
+            end: state.end(),
+        }
     }
 
     fn append(&self, record: Bytes) -> Result<(), LogError> {
@@ -233,9 +246,16 @@ impl Log for MemoryLog {
                 return Err(LogError::Closed);
             }
             if record.len() > state.record_limit {
-                return Err(LogError::TooLarge { size: record.len(), limit: state.record_limit });
+                return Err(LogError::TooLarge {
+                    size: record.len(),
+                    limit: state.record_limit,
+                });
             }
-            let unsettled = || Err(LogError::Unsettled { cause: "told to fail".to_owned() });
+            let unsettled = || {
+                Err(LogError::Unsettled {
+                    cause: "told to fail".to_owned(),
+                })
+            };
             match state.faults.pop_front() {
                 None => {
                     state.take(record);
@@ -254,16 +274,27 @@ impl Log for MemoryLog {
 
     fn reader(&self, from: Position) -> Result<Box<dyn Reader>, LogError> {
         self.shared.state.lock().check(from)?;
-        Ok(Box::new(MemoryReader { shared: self.shared.clone(), next: from }))
+        Ok(Box::new(MemoryReader {
+            shared: self.shared.clone(),
+            next: from,
+        }))
     }
 
     fn fence(&self) -> Result<Fence, LogError> {
         let state = self.shared.state.lock();
-        Ok(if state.fence_by_append { Fence::AppendAndWait } else { Fence::At(state.end()) })
+        Ok(if state.fence_by_append {
+            Fence::AppendAndWait
+        } else {
+            Fence::At(state.end())
+        })
     }
 
     fn health(&self) -> Result<(), LogError> {
-        if self.shared.state.lock().closed { Err(LogError::Closed) } else { Ok(()) }
+        if self.shared.state.lock().closed {
+            Err(LogError::Closed)
+        } else {
+            Ok(())
+        }
     }
 
     fn close(&self) {
@@ -277,13 +308,22 @@ impl State {
     }
 
     fn index(&self, position: Position) -> Option<usize> {
-        position.0.checked_sub(self.start.0).and_then(|index| usize::try_from(index).ok())
+        position
+            .0
+            .checked_sub(self.start.0)
+            .and_then(|index| usize::try_from(index).ok())
     }
 
     fn check(&self, from: Position) -> Result<(), LogError> {
         match from {
-            from if from < self.start => Err(LogError::BelowStart { asked: from, start: self.start }),
-            from if from > self.end() => Err(LogError::BeyondEnd { asked: from, end: self.end() }),
+            from if from < self.start => Err(LogError::BelowStart {
+                asked: from,
+                start: self.start,
+            }),
+            from if from > self.end() => Err(LogError::BeyondEnd {
+                asked: from,
+                end: self.end(),
+            }),
             _ => Ok(()),
         }
     }
@@ -327,7 +367,12 @@ impl State {
         };
         let before = last.map_or(self.before_start, |last| last.digest);
         let digest = log_digest(before, position, time, &bytes);
-        self.records.push_back(Record { position, time, bytes, digest });
+        self.records.push_back(Record {
+            position,
+            time,
+            bytes,
+            digest,
+        });
         position
     }
 }
@@ -343,7 +388,9 @@ impl Reader for MemoryReader {
         let mut state = self.shared.state.lock();
         loop {
             state.check(self.next)?;
-            let visible = state.stalled_from.map_or(state.end(), |stalled| stalled.min(state.end()));
+            let visible = state
+                .stalled_from
+                .map_or(state.end(), |stalled| stalled.min(state.end()));
             if self.next < visible {
                 let from = (self.next.0 - state.start.0) as usize;
                 let count = (visible.0 - self.next.0) as usize;
@@ -379,11 +426,17 @@ mod tests {
     }
 
     fn texts(records: &[Record]) -> String {
-        records.iter().map(|record| std::str::from_utf8(&record.bytes).unwrap()).collect::<Vec<_>>().join(" ")
+        records
+            .iter()
+            .map(|record| std::str::from_utf8(&record.bytes).unwrap())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     fn read(reader: &mut dyn Reader) -> Result<String, LogError> {
-        reader.read(usize::MAX, usize::MAX, Duration::ZERO).map(|records| texts(&records))
+        reader
+            .read(usize::MAX, usize::MAX, Duration::ZERO)
+            .map(|records| texts(&records))
     }
 
     #[test]
@@ -419,11 +472,22 @@ mod tests {
     #[test]
     fn an_append_fails_as_it_is_told_to() {
         let log = log_of(&[]);
-        log.fail_next([AppendFault::Refuse, AppendFault::Swallow, AppendFault::TakeAndFail, AppendFault::Fail]);
+        log.fail_next([
+            AppendFault::Refuse,
+            AppendFault::Swallow,
+            AppendFault::TakeAndFail,
+            AppendFault::Fail,
+        ]);
         let answers = ["a", "b", "c", "d", "e"].map(|record| log.append(Bytes::from_static(record.as_bytes())));
         assert!(matches!(
             answers,
-            [Err(LogError::Full { .. }), Ok(()), Err(LogError::Unsettled { .. }), Err(LogError::Unsettled { .. }), Ok(())]
+            [
+                Err(LogError::Full { .. }),
+                Ok(()),
+                Err(LogError::Unsettled { .. }),
+                Err(LogError::Unsettled { .. }),
+                Ok(())
+            ]
         ));
         assert_eq!(texts(&log.records()), "c e");
     }
@@ -446,7 +510,13 @@ mod tests {
         let old = log.records();
         let mut reader = log.reader(Position(3)).unwrap();
         log.cut(Position(1));
-        assert!(matches!(reader.read(1, 1, Duration::ZERO), Err(LogError::BeyondEnd { asked: Position(3), end: Position(1) })));
+        assert!(matches!(
+            reader.read(1, 1, Duration::ZERO),
+            Err(LogError::BeyondEnd {
+                asked: Position(3),
+                end: Position(1)
+            })
+        ));
         for record in ["B", "c", "d"] {
             log.append(Bytes::from_static(record.as_bytes())).unwrap();
         }
@@ -462,7 +532,13 @@ mod tests {
         let log = log_of(&["a", "b"]);
         log.recreate([8; 16]);
         assert_eq!(log.transport_id(), [8; 16]);
-        assert_eq!(log.range(), Range { start: Position(0), end: Position(0) });
+        assert_eq!(
+            log.range(),
+            Range {
+                start: Position(0),
+                end: Position(0)
+            }
+        );
         assert!(matches!(log.reader(Position(1)), Err(LogError::BeyondEnd { .. })));
     }
 
@@ -472,7 +548,10 @@ mod tests {
         let whole = log.records();
         log.trim(Position(2));
         assert_eq!(log.records(), whole[2..]);
-        assert!(matches!(log.reader(Position(1)), Err(LogError::BelowStart { start: Position(2), .. })));
+        assert!(matches!(
+            log.reader(Position(1)),
+            Err(LogError::BelowStart { start: Position(2), .. })
+        ));
         log.trim(Position(3));
         log.append(Bytes::from_static(b"d")).unwrap();
         let expected = log_digest(whole[2].digest, Position(3), Time(0), b"d");

@@ -6,7 +6,7 @@ use crate::code::{Code, Rejection};
 use crate::keys::MapKey;
 use crate::schema::{Access, ChildKind, Field, Kind, MAX_DEPTH, MessageType, Schema, Shape, TypeId};
 use crate::subtree::{Children, Subtree};
-use crate::wire_bytes::{Cursor, Raw, RawField, WireError};
+use crate::wire_bytes::{Cursor, Raw, WireError};
 use std::borrow::Cow;
 
 /// Why a value was refused.
@@ -99,32 +99,34 @@ impl<'s> Check<'s> {
         let mut config = Config { bytes, run: 0..0, joined: None };
         let mut cursor = Cursor::new(bytes);
         let mut order = Order::default();
-        while let Some(raw) = cursor.field::<true>().map_err(|error| self.wire_error(depth, order.last, error))? {
-            let field = self.accept(message, &mut order, &raw, depth)?;
+        while !cursor.is_empty() {
+            let start = cursor.offset();
+            let field = self.accept(message, &mut order, &mut cursor, depth)?;
+            let number = field.number;
             match message.child_of(field) {
                 None => {
-                    config.take(&raw);
-                    self.value(field, raw.value, &mut order, depth)?;
+                    self.value(field, &mut cursor, &mut order, depth)?;
+                    config.take(start..cursor.offset());
                 }
                 Some(child) => {
-                    let Raw::Bytes(inner) = raw.value else { continue };
+                    let inner = cursor.bytes::<true>().map_err(|error| self.wire_error(depth, number, error))?;
                     let element = self.node(child.message, inner, depth + 1)?;
-                    self.set_path(depth, raw.number);
-                    if subtree.children.last().is_none_or(|last| last.field != raw.number) {
-                        subtree.children.push(Children { field: raw.number, entries: Vec::new() });
+                    self.set_path(depth, number);
+                    if subtree.children.last().is_none_or(|last| last.field != number) {
+                        subtree.children.push(Children { field: number, entries: Vec::new() });
                     }
                     let Some(last) = subtree.children.last_mut() else { continue };
                     let key = match &child.kind {
                         ChildKind::Single if inner.is_empty() => {
                             let text = "a single child at its defaults is left out".to_owned();
-                            return Err(self.error(depth, raw.number, Code::NotCanonical, text));
+                            return Err(self.error(depth, number, Code::NotCanonical, text));
                         }
                         ChildKind::Single => Box::default(),
                         ChildKind::List => (last.entries.len() as u32).to_be_bytes().into(),
                         ChildKind::Keyed(key) => match self.schema.key_of(child.message, key, inner) {
                             Ok(key) => key,
                             Err(error) => {
-                                self.defer(depth, raw.number, error.code, || error.text);
+                                self.defer(depth, number, error.code, || error.text);
                                 // Only what refuses is left to find; the empty key keeps the order comparable.
                                 Box::default()
                             }
@@ -134,10 +136,10 @@ impl<'s> Check<'s> {
                         let shown = || field.text(&key).unwrap_or_default();
                         if *previous == key && !key.is_empty() {
                             let shown = shown();
-                            self.defer(depth, raw.number, Code::AlreadyExists, || format!("two elements have the key \"{shown}\""));
+                            self.defer(depth, number, Code::AlreadyExists, || format!("two elements have the key \"{shown}\""));
                         } else if *previous > key && !key.is_empty() {
                             let text = format!("the element with the key \"{}\" stands out of key order", shown());
-                            return Err(self.error(depth, raw.number, Code::NotCanonical, text));
+                            return Err(self.error(depth, number, Code::NotCanonical, text));
                         }
                     }
                     last.entries.push((key, element));
@@ -156,87 +158,121 @@ impl<'s> Check<'s> {
         let message = self.schema.message(ty);
         let mut cursor = Cursor::new(bytes);
         let mut order = Order::default();
-        while let Some(raw) = cursor.field::<true>().map_err(|error| self.wire_error(depth, order.last, error))? {
-            let field = self.accept(message, &mut order, &raw, depth)?;
-            self.value(field, raw.value, &mut order, depth)?;
+        while !cursor.is_empty() {
+            let field = self.accept(message, &mut order, &mut cursor, depth)?;
+            self.value(field, &mut cursor, &mut order, depth)?;
         }
         Ok(())
     }
 
-    /// The field's place: known, stored, in order, of the right wire type, the only one of its oneof.
+    /// Reads a tag: of a known field, in order, with the right wire type.
     #[inline]
     fn accept<'m>(
         &mut self,
         message: &'m MessageType,
         order: &mut Order<'_>,
-        raw: &RawField<'_>,
+        cursor: &mut Cursor<'_>,
         depth: u32,
     ) -> Result<&'m Field, ValueError> {
-        let refuse = |check: &Self, code, text: String| Err(check.error(depth, raw.number, code, text));
-        self.set_path(depth, raw.number);
-        let Some(field) = message.field(raw.number) else {
-            return refuse(self, Code::UnknownField, format!("{} has no field {}", message.full_name, raw.number));
-        };
+        let tag = cursor.tag::<true>().map_err(|error| self.wire_error(depth, 0, error))?;
+        let number = tag >> 3;
+        self.set_path(depth, number);
+        match message.field(number) {
+            Some(field) if field.tag == tag && number > order.last && field.ordinary => {
+                order.last = number;
+                order.key = None;
+                Ok(field)
+            }
+            Some(field) => match self.accept_slowly(field, order, tag) {
+                Ok(()) => Ok(field),
+                Err(text) => Err(self.error(depth, number, Code::NotCanonical, text)),
+            },
+            None => {
+                let text = format!("{} has no field {number}", message.full_name);
+                Err(self.error(depth, number, Code::UnknownField, text))
+            }
+        }
+    }
+
+    /// A field that is repeated, a member of a oneof, or wrong.
+    fn accept_slowly(&self, field: &Field, order: &mut Order<'_>, tag: u32) -> Result<(), String> {
         if field.access == Access::RealTime {
-            return refuse(self, Code::NotCanonical, "a REAL_TIME field is never stored; leave it out".to_owned());
+            return Err("a REAL_TIME field is never stored; leave it out".to_owned());
         }
-        if raw.number <= order.last {
-            if raw.number < order.last {
-                return refuse(self, Code::NotCanonical, format!("stands after field {}; fields stand in ascending order", order.last));
-            }
-            if matches!(field.shape, Shape::Implicit | Shape::Presence) {
-                return refuse(self, Code::NotCanonical, "a singular field stands there twice".to_owned());
-            }
-            if is_packed(field) {
-                return refuse(self, Code::NotCanonical, "a packed field stands there in more than one piece".to_owned());
-            }
-        } else {
-            order.last = raw.number;
-            order.key = None;
+        if tag != field.tag {
+            let expected = field.tag & 7;
+            return Err(match tag & 7 {
+                3 | 4 => WireError::Group.to_string(),
+                other => format!("has wire type {other}; {} needs {expected}", describe(field)),
+            });
         }
-        let expected = if is_packed(field) { 2 } else { field.kind.wire_type() };
-        if wire_type(raw.value) != expected {
-            let text = format!("has wire type {}; {} needs {expected}", wire_type(raw.value), describe(field));
-            return refuse(self, Code::NotCanonical, text);
+        if field.number < order.last {
+            return Err(format!("stands after field {}; fields stand in ascending order", order.last));
         }
+        if field.number == order.last {
+            return match field.shape {
+                Shape::Implicit | Shape::Presence => Err("a singular field stands there twice".to_owned()),
+                _ if is_packed(field) => Err("a packed field stands there in more than one piece".to_owned()),
+                _ => Ok(()),
+            };
+        }
+        order.last = field.number;
+        order.key = None;
         if let Some(oneof) = field.oneof {
             let bit = 1u64 << oneof;
             if order.oneofs & bit != 0 {
-                return refuse(self, Code::NotCanonical, "another member of its oneof is set too".to_owned());
+                return Err("another member of its oneof is set too".to_owned());
             }
             order.oneofs |= bit;
         }
-        Ok(field)
+        Ok(())
     }
 
+    /// Reads the value of a field whose tag was accepted.
     #[inline]
-    fn value<'a>(&mut self, field: &Field, raw: Raw<'a>, order: &mut Order<'a>, depth: u32) -> Result<(), ValueError> {
-        match (field.shape, field.kind, raw) {
-            (Shape::Map, Kind::Message(entry), Raw::Bytes(bytes)) => {
-                let key = self.map_entry(self.schema.message(entry), bytes, depth + 1)?;
-                self.set_path(depth, field.number);
-                match (order.key, key) {
-                    (Some(previous), Some(key)) if previous == key => {
-                        return Err(self.error(depth, field.number, Code::NotCanonical, "a map key stands there twice".to_owned()));
-                    }
-                    (Some(previous), Some(key)) if previous > key => {
-                        return Err(self.error(depth, field.number, Code::NotCanonical, "map entries stand out of key order".to_owned()));
-                    }
-                    _ => order.key = key,
+    fn value<'a>(&mut self, field: &Field, cursor: &mut Cursor<'a>, order: &mut Order<'a>, depth: u32) -> Result<(), ValueError> {
+        let number = field.number;
+        let default = match field.tag & 7 {
+            0 => {
+                let value = cursor.varint::<true>().map_err(|error| self.wire_error(depth, number, error))?;
+                if !self.number_fits(field.kind, value) {
+                    return Err(self.bad_number(depth, field, value));
                 }
-                Ok(())
+                value == 0
             }
-            (_, Kind::Message(ty), Raw::Bytes(bytes)) => self.plain(ty, bytes, depth + 1),
-            (Shape::Repeated, kind, Raw::Bytes(bytes)) if kind.wire_type() != 2 => self.packed(field, bytes, depth),
-            (shape, kind, raw) => {
-                self.scalar(kind, raw).map_err(|text| self.error(depth, field.number, Code::NotCanonical, text))?;
-                if shape == Shape::Implicit && is_default(raw) {
-                    let text = "is at its default and has no presence; leave it out".to_owned();
-                    return Err(self.error(depth, field.number, Code::NotCanonical, text));
+            1 => cursor.fixed64().map_err(|error| self.wire_error(depth, number, error))? == 0,
+            5 => cursor.fixed32().map_err(|error| self.wire_error(depth, number, error))? == 0,
+            _ => {
+                let bytes = cursor.bytes::<true>().map_err(|error| self.wire_error(depth, number, error))?;
+                match field.kind {
+                    Kind::String => self.text(bytes, depth, number)?,
+                    Kind::Bytes => {}
+                    Kind::Message(ty) if field.shape == Shape::Map => return self.map_item(field, ty, bytes, order, depth),
+                    Kind::Message(ty) => return self.plain(ty, bytes, depth + 1),
+                    _ => return self.packed(field, bytes, depth),
                 }
-                Ok(())
+                bytes.is_empty()
             }
+        };
+        if default && field.shape == Shape::Implicit {
+            let text = "is at its default and has no presence; leave it out".to_owned();
+            return Err(self.error(depth, number, Code::NotCanonical, text));
         }
+        Ok(())
+    }
+
+    fn map_item<'a>(&mut self, field: &Field, entry: TypeId, bytes: &'a [u8], order: &mut Order<'a>, depth: u32) -> Result<(), ValueError> {
+        let key = self.map_entry(self.schema.message(entry), bytes, depth + 1)?;
+        self.set_path(depth, field.number);
+        let text = match (order.key, key) {
+            (Some(previous), Some(key)) if previous == key => "a map key stands there twice",
+            (Some(previous), Some(key)) if previous > key => "map entries stand out of key order",
+            _ => {
+                order.key = key;
+                return Ok(());
+            }
+        };
+        Err(self.error(depth, field.number, Code::NotCanonical, text.to_owned()))
     }
 
     /// Both key and value, whatever they are. `None` where the entry lies too deep to look at.
@@ -248,30 +284,34 @@ impl<'s> Check<'s> {
         let mut order = Order::default();
         let mut map_key = None;
         for (number, what) in [(1, "key"), (2, "value")] {
-            let raw = cursor.field::<true>().map_err(|error| self.wire_error(depth, order.last, error))?;
-            let Some(raw) = raw else {
+            let field = if cursor.is_empty() { None } else { Some(self.accept(entry, &mut order, &mut cursor, depth)?) };
+            let Some(field) = field.filter(|field| field.number == number) else {
                 let text = format!("a map entry without its {what}; entries carry both");
                 return Err(self.error(depth, number, Code::NotCanonical, text));
             };
-            let field = self.accept(entry, &mut order, &raw, depth)?;
-            if raw.number != number {
-                let text = format!("a map entry without its {what}; entries carry both");
-                return Err(self.error(depth, number, Code::NotCanonical, text));
-            }
-            match (field.kind, raw.value) {
+            let wire = |check: &Self, error| check.wire_error(depth, number, error);
+            let value = match field.kind.wire_type() {
+                0 => Raw::Varint(cursor.varint::<true>().map_err(|error| wire(self, error))?),
+                1 => Raw::Fixed64(cursor.fixed64().map_err(|error| wire(self, error))?),
+                5 => Raw::Fixed32(cursor.fixed32().map_err(|error| wire(self, error))?),
+                _ => Raw::Bytes(cursor.bytes::<true>().map_err(|error| wire(self, error))?),
+            };
+            match (field.kind, value) {
                 (Kind::Message(ty), Raw::Bytes(inner)) => self.plain(ty, inner, depth + 1)?,
-                (kind, value) => {
-                    self.scalar(kind, value).map_err(|text| self.error(depth, number, Code::NotCanonical, text))?;
-                }
+                (Kind::String, Raw::Bytes(text)) => self.text(text, depth, number)?,
+                (kind, Raw::Varint(value)) if !self.number_fits(kind, value) => return Err(self.bad_number(depth, field, value)),
+                _ => {}
             }
             if number == 1 {
-                map_key = Some(MapKey::of(field.kind, raw.value));
+                map_key = Some(MapKey::of(field.kind, value));
             }
         }
-        if let Some(raw) = cursor.field::<true>().map_err(|error| self.wire_error(depth, order.last, error))? {
-            self.accept(entry, &mut order, &raw, depth)?;
+        if cursor.is_empty() {
+            return Ok(map_key);
         }
-        Ok(map_key)
+        // Nothing can follow: a known field stands there twice, another one is unknown.
+        let field = self.accept(entry, &mut order, &mut cursor, depth)?;
+        Err(self.error(depth, field.number, Code::NotCanonical, "a map entry goes on after its value".to_owned()))
     }
 
     fn packed(&mut self, field: &Field, bytes: &[u8], depth: u32) -> Result<(), ValueError> {
@@ -281,31 +321,46 @@ impl<'s> Check<'s> {
         }
         let mut cursor = Cursor::new(bytes);
         while !cursor.is_empty() {
-            let raw = packed_item::<true>(&mut cursor, field.kind).map_err(|error| self.wire_error(depth, field.number, error))?;
-            self.scalar(field.kind, raw).map_err(|text| self.error(depth, field.number, Code::NotCanonical, text))?;
+            let item = packed_item::<true>(&mut cursor, field.kind).map_err(|error| self.wire_error(depth, field.number, error))?;
+            if let Raw::Varint(value) = item
+                && !self.number_fits(field.kind, value)
+            {
+                return Err(self.bad_number(depth, field, value));
+            }
         }
         Ok(())
     }
 
     #[inline]
-    fn scalar(&self, kind: Kind, raw: Raw<'_>) -> Result<(), String> {
-        match (kind, raw) {
-            (Kind::String, Raw::Bytes(bytes)) => match std::str::from_utf8(bytes) {
-                Ok(_) => Ok(()),
-                Err(error) => Err(format!("is not UTF-8 from byte {} on", error.valid_up_to())),
-            },
-            (Kind::Int32, Raw::Varint(value)) if i32::try_from(value as i64).is_err() => Err(out_of_range(value as i64, kind)),
-            (Kind::Uint32 | Kind::Sint32, Raw::Varint(value)) if u32::try_from(value).is_err() => Err(out_of_range(value, kind)),
-            (Kind::Bool, Raw::Varint(value)) if value > 1 => Err(out_of_range(value, kind)),
-            (Kind::Enum(id), Raw::Varint(value)) => {
-                let declared = self.schema.enum_type(id);
-                match i32::try_from(value as i64) {
-                    Ok(number) if declared.declares(number) => Ok(()),
-                    _ => Err(format!("{} does not declare the number {}", declared.full_name, value as i64)),
-                }
+    fn text(&self, bytes: &[u8], depth: u32, number: u32) -> Result<(), ValueError> {
+        match std::str::from_utf8(bytes) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let text = format!("is not UTF-8 from byte {} on", error.valid_up_to());
+                Err(self.error(depth, number, Code::NotCanonical, text))
             }
-            _ => Ok(()),
         }
+    }
+
+    #[inline]
+    fn number_fits(&self, kind: Kind, value: u64) -> bool {
+        match kind {
+            Kind::Int32 => i32::try_from(value as i64).is_ok(),
+            Kind::Uint32 | Kind::Sint32 => u32::try_from(value).is_ok(),
+            Kind::Bool => value <= 1,
+            Kind::Enum(id) => i32::try_from(value as i64).is_ok_and(|number| self.schema.enum_type(id).declares(number)),
+            _ => true,
+        }
+    }
+
+    #[cold]
+    fn bad_number(&self, depth: u32, field: &Field, value: u64) -> ValueError {
+        let text = match field.kind {
+            Kind::Enum(id) => format!("{} does not declare the number {}", self.schema.enum_type(id).full_name, value as i64),
+            Kind::Int32 => format!("{} is out of range for int32", value as i64),
+            kind => format!("{value} is out of range for {}", kind.word()),
+        };
+        self.error(depth, field.number, Code::NotCanonical, text)
     }
 
     fn too_deep(&mut self, depth: u32) -> bool {
@@ -340,15 +395,15 @@ impl<'s> Check<'s> {
     }
 
     #[cold]
-    fn wire_error(&self, depth: u32, after: u32, error: WireError) -> ValueError {
-        self.error(depth, after, Code::NotCanonical, format!("{error}, at or after this field"))
+    fn wire_error(&self, depth: u32, number: u32, error: WireError) -> ValueError {
+        self.error(depth, number, Code::NotCanonical, error.to_string())
     }
 
     #[cold]
     fn error(&self, depth: u32, number: u32, code: Code, text: String) -> ValueError {
         let above = ((depth - self.top_depth) as usize).min(self.path.len());
         let mut field = self.path[..above].to_vec();
-        // 0: before the first field of this message.
+        // 0: the message as a whole.
         if number != 0 {
             field.push(number);
         }
@@ -398,15 +453,15 @@ struct Config<'a> {
 
 impl<'a> Config<'a> {
     #[inline]
-    fn take(&mut self, raw: &RawField<'a>) {
-        if self.run.end == raw.start {
-            self.run.end = raw.end;
+    fn take(&mut self, field: std::ops::Range<usize>) {
+        if self.run.end == field.start {
+            self.run.end = field.end;
         } else {
             let before = &self.bytes[self.run.clone()];
             if !before.is_empty() {
                 self.joined.get_or_insert_default().extend_from_slice(before);
             }
-            self.run = raw.start..raw.end;
+            self.run = field;
         }
     }
 
@@ -469,8 +524,4 @@ fn rank(code: Code) -> u8 {
         Code::ChildrenInUpdate => 2,
         _ => 3,
     }
-}
-
-fn out_of_range(value: impl std::fmt::Display, kind: Kind) -> String {
-    format!("{value} is out of range for {}", kind.word())
 }

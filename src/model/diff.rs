@@ -4,12 +4,13 @@
 //! function of the two roots alone: at a node, first its changed children, fields by number and keys ascending, each with all that
 //! changed below it; then field by field what was added and what was removed; the node's own update last.
 
+use crate::compare::{Flow, compare};
+use crate::content::Node;
 use crate::ids::Hash;
 use crate::link::Link;
-use crate::map::{Inner, Part};
 use crate::objects::{Objects, ObjectsError};
 use crate::path::{Path, Step};
-use crate::tree::{ContainerView, Loader, Lookup, Node, NodeView, Tree, element};
+use crate::tree::{ContainerView, Lookup, NodeView, Tree, element};
 use std::ops::ControlFlow;
 
 /// One path on which two trees differ.
@@ -67,9 +68,11 @@ pub struct Options {
     pub below: Path,
     /// Name each node of an added or removed subtree, descendants first, and not only its top.
     pub deep: bool,
+    /// Stop after so many.
+    pub limit: Option<usize>,
 }
 
-/// Visits the differences from `old` to `new` in their order, until `visit` breaks. Says whether it came to the end.
+/// Visits the differences from `old` to `new` in their order, until the limit, or until `visit` breaks. Says whether that was all.
 pub fn diff<S: Shape>(
     old: &Tree,
     new: &Tree,
@@ -78,7 +81,8 @@ pub fn diff<S: Shape>(
     objects: &dyn Objects,
     visit: &mut dyn FnMut(Difference) -> ControlFlow<()>,
 ) -> Result<bool, ObjectsError> {
-    let mut walk = Walk { shape, deep: options.deep, objects, visit, path: options.below.clone() };
+    let left = options.limit.unwrap_or(usize::MAX);
+    let mut comparison = Comparison { shape, deep: options.deep, left, objects, visit, path: options.below.clone() };
     let mut ty = Some(shape.root());
     let mut container = None;
     for (index, step) in options.below.steps.iter().enumerate() {
@@ -95,15 +99,15 @@ pub fn diff<S: Shape>(
     }
     let flow = match (container, options.below.is_root()) {
         (_, true) if old.root() == new.root() => ControlFlow::Continue(()),
-        (_, true) => walk.nodes(&old.root_view(objects)?, &new.root_view(objects)?, ty)?,
+        (_, true) => comparison.nodes(&old.root_view(objects)?, &new.root_view(objects)?, ty)?,
         (Some(is_list), _) => {
             let sides = [old.container(&options.below, objects)?, new.container(&options.below, objects)?];
             let [old, new] = sides.map(|side| side.unwrap_or_else(|| ContainerView::empty(old.meter())));
             let mut pending = Pending::default();
-            walk.path.steps.pop();
+            comparison.path.steps.pop();
             let field = options.below.steps.last().map_or(0, |step| step.field);
-            match walk.containers(field, is_list, &old, &new, ty, &mut pending)? {
-                ControlFlow::Continue(()) => walk.announce(pending)?,
+            match comparison.containers(field, is_list, &old, &new, ty, &mut pending)? {
+                ControlFlow::Continue(()) => comparison.announce(pending)?,
                 stop => stop,
             }
         }
@@ -116,44 +120,40 @@ pub fn diff<S: Shape>(
             });
             match (old, new) {
                 (Some(old), Some(new)) if old.hash() == new.hash() => ControlFlow::Continue(()),
-                (Some(old), Some(new)) => walk.nodes(&old, &new, ty)?,
+                (Some(old), Some(new)) => comparison.nodes(&old, &new, ty)?,
                 (None, None) => ControlFlow::Continue(()),
-                (old, new) => walk.top(old, new, ty)?,
+                (old, new) => comparison.top(old, new, ty)?,
             }
         }
     };
     Ok(flow.is_continue())
 }
 
-/// At most `limit` changes, and whether these are all.
+/// The changes as a list, and whether these are all.
 pub fn changes<S: Shape>(
     old: &Tree,
     new: &Tree,
     shape: &S,
     options: &Options,
-    limit: usize,
     objects: &dyn Objects,
 ) -> Result<(Vec<Change>, bool), ObjectsError> {
     let mut found = Vec::new();
     let complete = diff(old, new, shape, options, objects, &mut |difference| {
-        if found.len() == limit {
-            return ControlFlow::Break(());
-        }
         found.push(difference.change);
         ControlFlow::Continue(())
     })?;
     Ok((found, complete))
 }
 
-struct Walk<'a, S: Shape> {
+struct Comparison<'a, S: Shape> {
     shape: &'a S,
     deep: bool,
+    /// How many more may be visited.
+    left: usize,
     objects: &'a dyn Objects,
     visit: &'a mut dyn FnMut(Difference) -> ControlFlow<()>,
     path: Path,
 }
-
-type Flow = Result<ControlFlow<()>, ObjectsError>;
 
 /// What a node announces after its changed children: field by field the lists, what was added, what was removed.
 struct Pending<T>(Vec<(u32, Announced, T)>);
@@ -169,7 +169,7 @@ impl<T> Default for Pending<T> {
     }
 }
 
-impl<S: Shape> Walk<'_, S> {
+impl<S: Shape> Comparison<'_, S> {
     /// Two nodes of one path that hash differently.
     fn nodes(&mut self, old: &NodeView, new: &NodeView, ty: Option<S::Type>) -> Flow {
         let mut fields: Vec<u32> = old.fields().chain(new.fields()).collect();
@@ -223,30 +223,33 @@ impl<S: Shape> Walk<'_, S> {
             pending.0.push((field, Announced::List { before: old.hash(), after: new.hash() }, ty));
             return Ok(ControlFlow::Continue(()));
         }
-        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        // Noted first and entered afterwards, so that the stack never holds more than one container's parts.
+        let (mut changed, mut added, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+        let left = self.left;
         let loaders = [old.loader(self.objects), new.loader(self.objects)];
-        let mut parts = Parts { loaders: &loaders, path: Default::default() };
-        let flow = parts.compare(old.part().map(Side::of), new.part().map(Side::of), &mut |key, sides| {
-            let view = |side: usize, view: &ContainerView| {
-                sides[side].map(|link| element(link, &loaders[side], view.memory())).transpose()
-            };
-            match (view(0, old)?, view(1, new)?) {
-                (None, None) => {}
-                (None, Some(new)) => added.push((key.into(), new)),
-                (Some(old), None) => removed.push((key.into(), old)),
-                (Some(old), Some(new)) => {
-                    self.path.steps.push(Step { field, key: Some(key.into()) });
-                    let flow = self.nodes(&old, &new, ty)?;
-                    self.path.steps.pop();
-                    return Ok(flow);
-                }
+        let _ = compare(old.part(), new.part(), &loaders, &mut |key, sides| {
+            let view = |link: &Link<Node>, side: usize| element(link, &loaders[side], new.memory());
+            match sides {
+                [Some(old), Some(new)] => changed.push((Box::from(key), view(old, 0)?, view(new, 1)?)),
+                [Some(old), None] if removed.len() <= left => removed.push((Box::from(key), view(old, 0)?)),
+                [None, Some(new)] if added.len() <= left => added.push((Box::from(key), view(new, 1)?)),
+                _ => {}
             }
-            Ok(ControlFlow::Continue(()))
+            // Each of these brings at least one change, before all that was added or removed.
+            Ok(if changed.len() > left { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
+        for (key, old, new) in changed {
+            self.path.steps.push(Step { field, key: Some(key) });
+            let flow = self.nodes(&old, &new, ty)?;
+            self.path.steps.pop();
+            if flow.is_break() {
+                return Ok(flow);
+            }
+        }
         if !added.is_empty() || !removed.is_empty() {
             pending.0.push((field, Announced::Elements { added, removed }, ty));
         }
-        Ok(flow)
+        Ok(ControlFlow::Continue(()))
     }
 
     fn announce(&mut self, pending: Pending<Option<S::Type>>) -> Flow {
@@ -254,7 +257,7 @@ impl<S: Shape> Walk<'_, S> {
             match announced {
                 Announced::List { before, after } => {
                     self.path.steps.push(Step { field, key: None });
-                    let flow = self.emit_hashes(ChangeKind::ListChanged, Some(before), Some(after));
+                    let flow = self.emit_list(before, after);
                     self.path.steps.pop();
                     if flow.is_break() {
                         return Ok(flow);
@@ -299,7 +302,7 @@ impl<S: Shape> Walk<'_, S> {
                     let hash = node.entry_hash(field).unwrap_or_default();
                     let (before, after) = if kind == ChangeKind::Added { (Hash::ZERO, hash) } else { (hash, Hash::ZERO) };
                     self.path.steps.push(Step { field, key: None });
-                    let flow = self.emit_hashes(ChangeKind::ListChanged, Some(before), Some(after));
+                    let flow = self.emit_list(before, after);
                     self.path.steps.pop();
                     if flow.is_break() {
                         return Ok(flow);
@@ -326,11 +329,23 @@ impl<S: Shape> Walk<'_, S> {
 
     fn emit(&mut self, kind: ChangeKind, old: Option<NodeView>, new: Option<NodeView>) -> ControlFlow<()> {
         let (before, after) = (old.as_ref().map(NodeView::hash), new.as_ref().map(NodeView::hash));
-        (self.visit)(Difference { change: Change { path: self.path.clone(), kind, before, after }, old, new })
+        self.tell(Difference { change: Change { path: self.path.clone(), kind, before, after }, old, new })
     }
 
-    fn emit_hashes(&mut self, kind: ChangeKind, before: Option<Hash>, after: Option<Hash>) -> ControlFlow<()> {
-        (self.visit)(Difference { change: Change { path: self.path.clone(), kind, before, after }, old: None, new: None })
+    fn emit_list(&mut self, before: Hash, after: Hash) -> ControlFlow<()> {
+        let (path, kind) = (self.path.clone(), ChangeKind::ListChanged);
+        let change = Change { path, kind, before: Some(before), after: Some(after) };
+        self.tell(Difference { change, old: None, new: None })
+    }
+
+    fn tell(&mut self, difference: Difference) -> ControlFlow<()> {
+        match self.left.checked_sub(1) {
+            None => ControlFlow::Break(()),
+            Some(left) => {
+                self.left = left;
+                (self.visit)(difference)
+            }
+        }
     }
 
     fn child_shape(
@@ -348,223 +363,6 @@ impl<S: Shape> Walk<'_, S> {
             None => ChildShape::Single(None),
         })
     }
-}
-
-/// One side of a comparison: a part, of whose prefix `consumed` nibbles lie behind us.
-#[derive(Clone, Copy)]
-struct Side<'a> {
-    part: &'a Part<Link<Node>>,
-    consumed: usize,
-}
-
-impl<'a> Side<'a> {
-    fn of(part: &'a Part<Link<Node>>) -> Side<'a> {
-        Side { part, consumed: 0 }
-    }
-}
-
-type Both<'a> = [Option<&'a Link<Node>>; 2];
-
-/// Compares two maps along their nibbles, in key order.
-struct Parts<'a> {
-    loaders: &'a [Loader<'a>; 2],
-    path: crate::map::NibblePath,
-}
-
-impl Parts<'_> {
-    /// Both sides stand behind the same nibbles.
-    fn compare(
-        &mut self,
-        old: Option<Side<'_>>,
-        new: Option<Side<'_>>,
-        visit: &mut dyn FnMut(&[u8], Both<'_>) -> Flow,
-    ) -> Flow {
-        let (old, new) = match (old, new) {
-            (Some(old), Some(new)) => (old, new),
-            (Some(only), None) => return self.all(0, only, visit),
-            (None, Some(only)) => return self.all(1, only, visit),
-            (None, None) => return Ok(ControlFlow::Continue(())),
-        };
-        let (Part::Inner(old_inner), Part::Inner(new_inner)) = (old.part, new.part) else {
-            // One of them has at most 16 keys; were the other much larger, all of it would differ.
-            return self.merge(old, new, visit);
-        };
-        let (old_rest, new_rest) = (&old_inner.skipped[old.consumed..], &new_inner.skipped[new.consumed..]);
-        let shared = old_rest.iter().zip(new_rest).take_while(|(old, new)| old == new).count();
-        let depth = self.path.len;
-        self.path.extend(&old_rest[..shared]);
-        let flow = match (old_rest.get(shared), new_rest.get(shared)) {
-            (None, None) => self.inners(old_inner, new_inner, visit),
-            // The prefix of one side ends here, the other goes on as if it were the only branch.
-            (None, Some(&next)) => {
-                let below = Side { part: new.part, consumed: new.consumed + shared + 1 };
-                self.inner_and_side(0, old_inner, next, below, visit)
-            }
-            (Some(&next), None) => {
-                let below = Side { part: old.part, consumed: old.consumed + shared + 1 };
-                self.inner_and_side(1, new_inner, next, below, visit)
-            }
-            (Some(old_next), Some(new_next)) => {
-                let old = Side { part: old.part, consumed: old.consumed + shared };
-                let new = Side { part: new.part, consumed: new.consumed + shared };
-                let sides = if old_next < new_next { [(0, old), (1, new)] } else { [(1, new), (0, old)] };
-                match self.all(sides[0].0, sides[0].1, visit)? {
-                    ControlFlow::Continue(()) => self.all(sides[1].0, sides[1].1, visit),
-                    stop => Ok(stop),
-                }
-            }
-        };
-        self.path.truncate(depth);
-        flow
-    }
-
-    /// Two inners that branch at the same place.
-    fn inners(
-        &mut self,
-        old: &Inner<Link<Node>>,
-        new: &Inner<Link<Node>>,
-        visit: &mut dyn FnMut(&[u8], Both<'_>) -> Flow,
-    ) -> Flow {
-        let own = [old.own.as_deref(), new.own.as_deref()];
-        if differ(own) && visit(&self.path.bytes, own)?.is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
-        for nibble in 0..16 {
-            let (old, new) = (old.branch(nibble), new.branch(nibble));
-            if let (Some(old), Some(new)) = (old, new)
-                && old.link.hash(&mut Vec::new()) == new.link.hash(&mut Vec::new())
-            {
-                continue;
-            }
-            let old = old.map(|branch| branch.link.load(&self.loaders[0], self.path.place(nibble, branch.count))).transpose()?;
-            let new = new.map(|branch| branch.link.load(&self.loaders[1], self.path.place(nibble, branch.count))).transpose()?;
-            let (old, new) = (old.map(|part| Side::of(part)), new.map(|part| Side::of(part)));
-            if self.below(nibble, old, new, visit)?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    /// An inner of side `which` against the other side, which has only keys that go on with `next`.
-    fn inner_and_side(
-        &mut self,
-        which: usize,
-        inner: &Inner<Link<Node>>,
-        next: u8,
-        other: Side<'_>,
-        visit: &mut dyn FnMut(&[u8], Both<'_>) -> Flow,
-    ) -> Flow {
-        if let Some(own) = &inner.own
-            && visit(&self.path.bytes, on(which, own))?.is_break()
-        {
-            return Ok(ControlFlow::Break(()));
-        }
-        for nibble in 0..16 {
-            let other = (nibble == next).then_some(other);
-            let mine = match inner.branch(nibble) {
-                Some(branch) => {
-                    let place = self.path.place(nibble, branch.count);
-                    Some(Side::of(branch.link.load(&self.loaders[which], place)?))
-                }
-                None => None,
-            };
-            let (old, new) = if which == 0 { (mine, other) } else { (other, mine) };
-            if self.below(nibble, old, new, visit)?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    fn below(
-        &mut self,
-        nibble: u8,
-        old: Option<Side<'_>>,
-        new: Option<Side<'_>>,
-        visit: &mut dyn FnMut(&[u8], Both<'_>) -> Flow,
-    ) -> Flow {
-        self.path.extend(&[nibble]);
-        let flow = self.compare(old, new, visit);
-        self.path.truncate(self.path.len - 1);
-        flow
-    }
-
-    /// Everything on one side.
-    fn all(&mut self, which: usize, side: Side<'_>, visit: &mut dyn FnMut(&[u8], Both<'_>) -> Flow) -> Flow {
-        let inner = match side.part {
-            Part::Bucket(bucket) => {
-                for (index, link) in bucket.values.iter().enumerate() {
-                    if visit(bucket.key(index), on(which, link))?.is_break() {
-                        return Ok(ControlFlow::Break(()));
-                    }
-                }
-                return Ok(ControlFlow::Continue(()));
-            }
-            Part::Inner(inner) => inner,
-        };
-        let depth = self.path.len;
-        self.path.extend(&inner.skipped[side.consumed..]);
-        if let Some(own) = &inner.own
-            && visit(&self.path.bytes, on(which, own))?.is_break()
-        {
-            return Ok(ControlFlow::Break(()));
-        }
-        for (nibble, branch) in inner.numbered() {
-            let part = branch.link.load(&self.loaders[which], self.path.place(nibble, branch.count))?;
-            self.path.extend(&[nibble]);
-            let flow = self.all(which, Side::of(part), visit)?;
-            self.path.truncate(self.path.len - 1);
-            if flow.is_break() {
-                return Ok(flow);
-            }
-        }
-        self.path.truncate(depth);
-        Ok(ControlFlow::Continue(()))
-    }
-
-    /// Entry by entry, where at least one side is a bucket.
-    fn merge(&mut self, old: Side<'_>, new: Side<'_>, visit: &mut dyn FnMut(&[u8], Both<'_>) -> Flow) -> Flow {
-        let (bucket, which, other) = match (old.part, new.part) {
-            (Part::Bucket(bucket), _) => (bucket, 0, new),
-            (_, Part::Bucket(bucket)) => (bucket, 1, old),
-            _ => return Ok(ControlFlow::Continue(())),
-        };
-        let mut next = 0;
-        let flow = self.all(1 - which, other, &mut |key, theirs| {
-            while next < bucket.values.len() && bucket.key(next) < key {
-                next += 1;
-                if visit(bucket.key(next - 1), on(which, &bucket.values[next - 1]))?.is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
-            }
-            if next < bucket.values.len() && bucket.key(next) == key {
-                next += 1;
-                let ours = on(which, &bucket.values[next - 1]);
-                let both = [theirs[0].or(ours[0]), theirs[1].or(ours[1])];
-                return if differ(both) { visit(key, both) } else { Ok(ControlFlow::Continue(())) };
-            }
-            visit(key, theirs)
-        })?;
-        if flow.is_break() {
-            return Ok(flow);
-        }
-        for index in next..bucket.values.len() {
-            if visit(bucket.key(index), on(which, &bucket.values[index]))?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-}
-
-fn on(which: usize, link: &Link<Node>) -> Both<'_> {
-    if which == 0 { [Some(link), None] } else { [None, Some(link)] }
-}
-
-fn differ(both: Both<'_>) -> bool {
-    let [old, new] = both.map(|link| link.map(|link| link.hash(&mut Vec::new())));
-    old != new
 }
 
 /// Keyed containers everywhere, told from single children by what is stored: enough where no schema is at hand.

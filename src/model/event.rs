@@ -7,6 +7,7 @@ use crate::ids::{EventId, Hash, Incarnation, Position, Revision};
 use crate::path::{Path, Step};
 use crate::proto::{self, Fields};
 use crate::schema::Schema;
+use crate::wire_bytes::Cursor;
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
@@ -673,10 +674,11 @@ fn read_update(bytes: &[u8]) -> Result<OperationKind<'_>, Malformed> {
             (_, path) => {
                 let mut numbers = Vec::new();
                 if let Some(field) = Fields::new(path.bytes()?).next() {
-                    let mut rest = field?.1.bytes()?;
-                    while !rest.is_empty() {
-                        let number = proto::take_varint(&mut rest)?;
-                        numbers.push(u32::try_from(number).map_err(|_| Malformed("a field number over 32 bits".into()))?);
+                    let mut packed = Cursor::new(field?.1.bytes()?);
+                    while !packed.is_empty() {
+                        let number = packed.varint::<false>().map_err(|error| Malformed(error.to_string()))?;
+                        let number = u32::try_from(number);
+                        numbers.push(number.map_err(|_| Malformed("a field number over 32 bits".into()))?);
                     }
                 }
                 if numbers.is_empty() {

@@ -259,14 +259,12 @@ fn decide(
             let Some(schema) = state.schema.clone() else {
                 return Ok(Decision::rejected(Code::SchemaInvalid, "the store has no schema yet"));
             };
-            match merge::commit(&state.tree, &schema, &state.limits, commit, objects)? {
+            match merge::commit_into(&mut state.tree, &schema, &state.limits, commit, objects)? {
                 Err(rejection) => rejection.into(),
-                Ok(tree) => {
-                    let root = tree.root();
-                    let changed = root != state.root;
-                    let mut decision = Decision::changed(changed);
-                    if changed {
-                        state.tree = tree;
+                Ok(()) => {
+                    let root = state.tree.root();
+                    let mut decision = Decision::changed(root != state.root);
+                    if root != state.root {
                         state.root = root;
                         decision.tree_changed = true;
                         decision.touched = merge::touched(commit);
@@ -327,14 +325,23 @@ fn begin(state: &mut State, event: &Event<'_>, genesis: &Genesis) -> Decision {
         let detail = format!("genesis at level {}, this build begins stores at {}", genesis.level, event::LEVEL);
         return Decision::rejected(Code::Unsupported, detail);
     }
-    let ours = event::Limits::default();
-    let limits = &genesis.limits;
-    if limits.depth == 0 || limits.depth > ours.depth || limits.key_bytes == 0 || limits.key_bytes > ours.key_bytes {
-        let detail = format!("depth {} (1 to {}), key_bytes {} (1 to {})", limits.depth, ours.depth, limits.key_bytes, ours.key_bytes);
+    // The tables and paths are built for these: another limit would be one that nothing enforces.
+    let fixed = event::Limits { max_event_bytes: genesis.limits.max_event_bytes, ..event::Limits::default() };
+    if genesis.limits != fixed {
+        let detail = format!(
+            "depth, path_bytes and key_bytes are {}, {} and {} at level {}, genesis says {}, {} and {}",
+            fixed.depth,
+            fixed.path_bytes,
+            fixed.key_bytes,
+            genesis.level,
+            genesis.limits.depth,
+            genesis.limits.path_bytes,
+            genesis.limits.key_bytes
+        );
         return Decision::rejected(Code::Limit, detail);
     }
-    if genesis.window == 0 || limits.max_event_bytes == 0 || limits.path_bytes == 0 {
-        return Decision::rejected(Code::Limit, "window, max_event_bytes and path_bytes must not be 0");
+    if genesis.window == 0 || genesis.limits.max_event_bytes == 0 {
+        return Decision::rejected(Code::Limit, "window and max_event_bytes must not be 0");
     }
     state.limits = genesis.limits;
     state.window = crate::window::Window::new(genesis.window);

@@ -3,7 +3,9 @@
 pub mod canon;
 pub mod canonicalise;
 pub mod code;
+mod compare;
 mod compatible;
+mod content;
 mod descriptor;
 pub mod diff;
 pub mod digest;

@@ -5,26 +5,26 @@
 //! and holds rows that bring their hash; the containers of a tree are the same parts with nodes for values, loaded when needed.
 
 use crate::ids::Hash;
-use crate::link::{Encode, Link, Source};
-use crate::node::{BUCKET_KEYS, KIND_BUCKET, KIND_INNER, Place, nibble, put_prefix, put_varint};
+use crate::link::{Encode, Link, Scratch, Source};
+use crate::node::{BUCKET_KEYS, KIND_BUCKET, KIND_INNER, MAX_KEY, Place, nibble, put_prefix, put_varint};
 use crate::objects::{ObjectsError, ObjectsErrorCause};
 use std::convert::identity;
 
 /// What a key stands for.
 pub trait MapValue: Clone {
-    /// The hash that stands beside the key. `buffer` is scratch, used as a stack: what it held must be there afterwards.
-    fn hash(&self, buffer: &mut Vec<u8>) -> Hash;
+    /// The hash that stands beside the key. Asked for whenever the bucket it stands in is hashed, so better known than computed.
+    fn hash(&self) -> Hash;
 }
 
 impl MapValue for Hash {
-    fn hash(&self, _: &mut Vec<u8>) -> Hash {
+    fn hash(&self) -> Hash {
         *self
     }
 }
 
 /// A map that is in memory as a whole. Clones share everything; each object is hashed once. Keys have 1 to 256 bytes.
 #[derive(Clone)]
-pub struct Map<V: MapValue = Hash>(Option<Link<Part<V>>>);
+pub struct Map<V: MapValue = Hash>(Option<Link<Part<Row<V>>>>);
 
 impl<V: MapValue> Default for Map<V> {
     fn default() -> Map<V> {
@@ -43,22 +43,25 @@ impl<V: MapValue> Map<V> {
         let keys: Vec<&[u8]> = sorted.keys().map(|key| &**key).collect();
         match keys.is_empty() {
             true => Map(None),
-            false => Map(Some(Link::fresh(Part::build(&keys, &mut sorted.values().cloned(), 0)))),
+            false => Map(Some(Link::fresh(Part::build(&keys, &mut sorted.values().cloned().map(Row), 0)))),
         }
     }
 
     pub fn get(&self, key: &[u8]) -> Option<&V> {
-        self.part().and_then(|part| in_memory(part.get(key, &InMemory)))
+        self.part().and_then(|part| in_memory(part.get(key, &InMemory))).map(|row| &row.0)
     }
 
     /// Returns what stood there before.
     pub fn insert(&mut self, key: &[u8], value: V) -> Option<V> {
         match &mut self.0 {
             None => {
-                self.0 = Some(Link::fresh(Part::single(key, value)));
+                self.0 = Some(Link::fresh(Part::single(key, Row(value))));
                 None
             }
-            Some(link) => in_memory(in_memory(link.edit(&InMemory, Place::Top)).insert(key, value, 0, &InMemory)),
+            Some(link) => {
+                let part = in_memory(link.edit(&InMemory, Place::Top));
+                in_memory(part.insert(key, Row(value), 0, &InMemory)).map(|row| row.0)
+            }
         }
     }
 
@@ -70,7 +73,7 @@ impl<V: MapValue> Map<V> {
         if part.keys() == 0 {
             self.0 = None;
         }
-        removed
+        removed.map(|row| row.0)
     }
 
     pub fn len(&self) -> u64 {
@@ -83,14 +86,14 @@ impl<V: MapValue> Map<V> {
 
     /// Hash of the top object; 32 zero bytes when there is none.
     pub fn hash(&self) -> Hash {
-        self.0.as_ref().map_or(Hash::ZERO, |link| link.hash(&mut Vec::new()))
+        self.0.as_ref().map_or(Hash::ZERO, Link::hash_alone)
     }
 
     /// Visits the entries in key order, from the one at `start` on, at most `limit`.
     pub fn visit(&self, start: u64, limit: u64, mut visit: impl FnMut(&[u8], &V)) {
         if let Some(part) = self.part() {
             in_memory(part.slice(start, limit, &InMemory, &mut |key, value| {
-                visit(key, value);
+                visit(key, &value.0);
                 Ok(())
             }));
         }
@@ -108,7 +111,7 @@ impl<V: MapValue> Map<V> {
         self.part().map_or((0, false), |part| in_memory(part.rank(key, &InMemory)))
     }
 
-    fn part(&self) -> Option<&Part<V>> {
+    fn part(&self) -> Option<&Part<Row<V>>> {
         self.0.as_ref().map(|link| &**in_memory(link.load(&InMemory, Place::Top)))
     }
 }
@@ -116,14 +119,35 @@ impl<V: MapValue> Map<V> {
 /// For parts that are never unloaded.
 struct InMemory;
 
-impl<V: MapValue> Source<Part<V>> for InMemory {
-    fn load(&self, hash: &Hash, _: Place<'_>) -> Result<Part<V>, ObjectsError> {
+impl<V: MapValue> Source<Part<Row<V>>> for InMemory {
+    fn load(&self, hash: &Hash, _: Place<'_>) -> Result<Part<Row<V>>, ObjectsError> {
         Err(ObjectsError { hash: *hash, cause: ObjectsErrorCause::Missing })
     }
 }
 
 fn in_memory<T>(result: Result<T, ObjectsError>) -> T {
     result.expect("a map in memory loads nothing")
+}
+
+/// A value of a map in memory.
+#[derive(Clone)]
+pub(crate) struct Row<V>(V);
+
+impl<V: MapValue> Value for Row<V> {
+    fn hash(&self, _: &mut Scratch) -> Hash {
+        self.0.hash()
+    }
+}
+
+/// Takes entries; an error ends the walk.
+pub(crate) type Visit<'a, V> = &'a mut dyn FnMut(&[u8], &V) -> Result<(), ObjectsError>;
+
+/// What stands beside a key: a row, or a link to a node.
+pub(crate) trait Value: Clone {
+    fn hash(&self, scratch: &mut Scratch) -> Hash;
+
+    /// See [`Encode::hash_below`]. With rows for values a map is at most 512 parts deep.
+    fn hash_below(_: &Part<Self>, _: &mut Scratch) {}
 }
 
 /// The top object of a container, or one below it.
@@ -158,7 +182,7 @@ pub(crate) struct Branch<V> {
     pub link: Link<Part<V>>,
 }
 
-impl<V: MapValue> Part<V> {
+impl<V: Value> Part<V> {
     pub fn single(key: &[u8], value: V) -> Part<V> {
         let mut bucket = Bucket::new();
         bucket.insert(0, key, value);
@@ -256,7 +280,7 @@ impl<V: MapValue> Part<V> {
         start: u64,
         limit: u64,
         source: &S,
-        visit: &mut dyn FnMut(&[u8], &V) -> Result<(), ObjectsError>,
+        visit: Visit<'_, V>,
     ) -> Result<(), ObjectsError> {
         let mut window = Window { skip: start, left: limit };
         self.slice_below(&mut NibblePath::default(), &mut window, source, visit)
@@ -267,7 +291,7 @@ impl<V: MapValue> Part<V> {
         path: &mut NibblePath,
         window: &mut Window,
         source: &S,
-        visit: &mut dyn FnMut(&[u8], &V) -> Result<(), ObjectsError>,
+        visit: Visit<'_, V>,
     ) -> Result<(), ObjectsError> {
         match self {
             Part::Bucket(bucket) => {
@@ -344,6 +368,7 @@ impl<V: MapValue> Part<V> {
         depth: usize,
         source: &S,
     ) -> Result<Option<V>, ObjectsError> {
+        check_key(key);
         let inner = match self {
             Part::Bucket(bucket) => {
                 match bucket.find(key) {
@@ -438,8 +463,9 @@ impl<V: MapValue> Part<V> {
             let next = inner.bitmap.trailing_zeros() as u8;
             let place = Place::Below { base: key, len: end, nibble: next, count: branch.count };
             if let Part::Inner(below) = &**branch.link.load(source, place)? {
-                let skipped = inner.skipped.iter().chain(&[next]).chain(&below.skipped).copied().collect();
-                *self = Part::Inner(Inner { skipped, ..below.clone() });
+                let mut merged = below.clone();
+                merged.skipped = inner.skipped.iter().chain(&[next]).chain(&below.skipped).copied().collect();
+                *self = Part::Inner(merged);
             }
         }
         Ok(())
@@ -492,6 +518,18 @@ impl<V> Inner<V> {
     }
 }
 
+/// Takes inner after inner apart in a loop: a chain of them may be deeper than a stack.
+impl<V> Drop for Inner<V> {
+    fn drop(&mut self) {
+        let mut open = std::mem::take(&mut self.branches);
+        while let Some(branch) = open.pop() {
+            if let Some(Part::Inner(mut inner)) = branch.link.into_content() {
+                open.append(&mut inner.branches);
+            }
+        }
+    }
+}
+
 impl<V> Bucket<V> {
     pub fn new() -> Bucket<V> {
         Bucket::with_room(0, 0)
@@ -522,6 +560,7 @@ impl<V> Bucket<V> {
 
     /// There must be room: at most 16 keys of at most 256 bytes, so that an end fits into 16 bits.
     pub fn insert(&mut self, index: usize, key: &[u8], value: V) {
+        check_key(key);
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         let at = usize::from(start);
         self.keys.reserve_exact(key.len());
@@ -551,43 +590,43 @@ impl<V> Bucket<V> {
     }
 }
 
-impl<V: MapValue> Encode for Part<V> {
-    fn encode(&self, out: &mut Vec<u8>) {
+impl<V: Value> Encode for Part<V> {
+    fn hash_below(&self, scratch: &mut Scratch) {
+        V::hash_below(self, scratch);
+    }
+
+    fn encode(&self, scratch: &mut Scratch) {
         match self {
             Part::Bucket(bucket) => {
-                out.push(KIND_BUCKET);
-                put_varint(out, bucket.values.len() as u64);
+                scratch.bytes.push(KIND_BUCKET);
+                put_varint(&mut scratch.bytes, bucket.values.len() as u64);
                 for (index, value) in bucket.values.iter().enumerate() {
                     let key = bucket.key(index);
-                    put_varint(out, key.len() as u64);
-                    out.extend_from_slice(key);
-                    let hash = value.hash(out);
-                    out.extend_from_slice(&hash.0);
+                    put_varint(&mut scratch.bytes, key.len() as u64);
+                    scratch.bytes.extend_from_slice(key);
+                    let hash = value.hash(scratch);
+                    scratch.bytes.extend_from_slice(&hash.0);
                 }
             }
             Part::Inner(inner) => {
-                out.push(KIND_INNER);
-                put_prefix(out, &inner.skipped);
-                match &inner.own {
-                    None => out.push(0),
-                    Some(own) => {
-                        out.push(1);
-                        let hash = own.hash(out);
-                        out.extend_from_slice(&hash.0);
-                    }
+                scratch.bytes.push(KIND_INNER);
+                put_prefix(&mut scratch.bytes, &inner.skipped);
+                scratch.bytes.push(u8::from(inner.own.is_some()));
+                if let Some(own) = &inner.own {
+                    let hash = own.hash(scratch);
+                    scratch.bytes.extend_from_slice(&hash.0);
                 }
-                out.extend_from_slice(&inner.bitmap.to_be_bytes());
+                scratch.bytes.extend_from_slice(&inner.bitmap.to_be_bytes());
                 for branch in &inner.branches {
-                    put_varint(out, branch.count);
+                    put_varint(&mut scratch.bytes, branch.count);
                 }
                 for branch in &inner.branches {
-                    let hash = branch.link.hash(out);
-                    out.extend_from_slice(&hash.0);
+                    let hash = branch.link.hash(scratch);
+                    scratch.bytes.extend_from_slice(&hash.0);
                 }
             }
         }
     }
-
 }
 
 impl<V> Part<V> {
@@ -599,6 +638,11 @@ impl<V> Part<V> {
                 Part::Inner(inner) => inner.skipped.len() + inner.branches.capacity() * size_of::<Branch<V>>(),
             }
     }
+}
+
+/// Keys are checked where they come in from outside; one that got here all the same would make an object that no decoder takes.
+fn check_key(key: &[u8]) {
+    assert!((1..=MAX_KEY).contains(&key.len()), "a key of {} bytes was let through", key.len());
 }
 
 /// Nibbles consumed on the way down, packed two to a byte.

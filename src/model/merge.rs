@@ -1,6 +1,7 @@
 //! Commits: guards, plain operations (rules A, U) and three-way merges by base (rules M), decided from the state before
 //! the commit and the event alone.
 
+use crate::canon::ValueError;
 use crate::code::{Code, Conflict, Rejection};
 use crate::event::{Base, Commit, Expect, Guard, Limits, Operation, OperationKind};
 use crate::ids::Hash;
@@ -48,8 +49,21 @@ pub fn commit(
     commit: &Commit<'_>,
     objects: &dyn Objects,
 ) -> Result<Result<Tree, Rejection>, ObjectsError> {
+    let mut after = tree.clone();
+    Ok(commit_into(&mut after, schema, limits, commit, objects)?.map(|()| after))
+}
+
+/// As `commit`, changing the tree where it stands: what no view shares is not copied. Whatever is not `Ok(Ok(()))`
+/// leaves the tree as it was.
+pub fn commit_into(
+    tree: &mut Tree,
+    schema: &Schema,
+    limits: &Limits,
+    commit: &Commit<'_>,
+    objects: &dyn Objects,
+) -> Result<Result<(), Rejection>, ObjectsError> {
     match try_commit(tree, schema, limits, commit, objects) {
-        Ok(tree) => Ok(Ok(tree)),
+        Ok(()) => Ok(Ok(())),
         Err(Stop::Rejected(rejection)) => Ok(Err(rejection)),
         Err(Stop::Objects(error)) => Err(error),
     }
@@ -62,12 +76,12 @@ pub fn touched(commit: &Commit<'_>) -> Vec<(Path, bool)> {
 }
 
 fn try_commit(
-    tree: &Tree,
+    tree: &mut Tree,
     schema: &Schema,
     limits: &Limits,
     commit: &Commit<'_>,
     objects: &dyn Objects,
-) -> Result<Tree, Stop> {
+) -> Result<(), Stop> {
     check_overlap(schema, &commit.operations)?;
     let frame = Frame { tree, schema, limits, objects };
     for guard in &commit.guards {
@@ -83,18 +97,35 @@ fn try_commit(
             Err(stop) => return Err(stop),
         }
     }
-    let mut after = tree.clone();
-    for (operation, edit) in commit.operations.iter().zip(edits) {
-        // The checks have seen each path; that something stood there is not asked again.
+    // The checks have walked, and so loaded, every path. Only what takes entries away may have to load more, siblings
+    // that collapse: it is tried on a copy, which costs nothing but the nodes that it touches.
+    if edits.iter().any(|edit| matches!(edit, Edit::Remove | Edit::Container(_))) {
+        let mut after = tree.clone();
+        apply(&mut after, &commit.operations, edits, objects)?;
+        *tree = after;
+    } else {
+        apply(tree, &commit.operations, edits, objects).expect("the checks have loaded every path that is edited");
+    }
+    Ok(())
+}
+
+fn apply(
+    tree: &mut Tree,
+    operations: &[Operation<'_>],
+    edits: Vec<Edit<'_>>,
+    objects: &dyn Objects,
+) -> Result<(), ObjectsError> {
+    for (operation, edit) in operations.iter().zip(edits) {
+        // That something stood there was checked.
         let _there = match edit {
             Edit::Nothing => true,
-            Edit::Config(config) => after.set_config(&operation.path, &config, objects)?,
-            Edit::Subtree(subtree) => after.insert_subtree(&operation.path, &subtree, objects)?,
-            Edit::Container(entries) => after.replace_container(&operation.path, &entries, objects)?,
-            Edit::Remove => after.remove(&operation.path, objects)?,
+            Edit::Config(config) => tree.set_config(&operation.path, &config, objects)?,
+            Edit::Subtree(subtree) => tree.insert_subtree(&operation.path, &subtree, objects)?,
+            Edit::Container(entries) => tree.replace_container(&operation.path, &entries, objects)?,
+            Edit::Remove => tree.remove(&operation.path, objects)?,
         };
     }
-    Ok(after)
+    Ok(())
 }
 
 /// No path twice, and none at or below one that another operation adds, puts, replaces or removes.
@@ -109,14 +140,14 @@ fn check_overlap(schema: &Schema, operations: &[Operation<'_>]) -> Result<(), Re
     for pair in sorted.windows(2) {
         let (first, second) = (pair[0], pair[1]);
         if !matches!(first.kind, OperationKind::Update { .. })
-            && owner.is_none_or(|owner| !covers(&owner.path, &first.path))
+            && owner.is_none_or(|owner| !first.path.starts_with(&owner.path))
         {
             owner = Some(first);
         }
         let clash = if first.path == second.path {
             Some(first)
         } else {
-            owner.filter(|owner| covers(&owner.path, &second.path))
+            owner.filter(|owner| second.path.starts_with(&owner.path))
         };
         if let Some(clash) = clash {
             let (one, other) = (schema.print_path(&clash.path), schema.print_path(&second.path));
@@ -129,13 +160,6 @@ fn check_overlap(schema: &Schema, operations: &[Operation<'_>]) -> Result<(), Re
         }
     }
     Ok(())
-}
-
-/// Whether `path` is `above` or lies below it; a container's path covers its elements.
-fn covers(above: &Path, path: &Path) -> bool {
-    let Some((last, front)) = above.steps.split_last() else { return true };
-    let (Some(at), true) = (path.steps.get(front.len()), path.steps.starts_with(front)) else { return false };
-    at == last || (last.key.is_none() && at.field == last.field)
 }
 
 /// What all checks of one commit look at.
@@ -294,7 +318,7 @@ impl<'a> Frame<'a> {
     ) -> Result<Edit<'o>, Stop> {
         let path = &operation.path;
         let depth = depth_of(path);
-        let wrong_value = |error: crate::canon::ValueError| Stop::from(self.value_rejection(error, ty, path));
+        let wrong_value = |error: ValueError| Stop::from(self.value_rejection(error, path));
         let new = if mask.is_empty() {
             self.schema.split(ty, value, depth).map_err(wrong_value)?
         } else {
@@ -311,7 +335,8 @@ impl<'a> Frame<'a> {
             Lookup::Found(node) => Some(node.config(self.objects)?.to_vec()),
             Lookup::Default => Some(Vec::new()),
             Lookup::Absent { step } => {
-                if operation.base.is_none() {
+                // An update never makes a node: with nothing there on either side there is nothing to merge.
+                if !matches!(operation.base, Some(Base::Hash(_))) {
                     return Err(self.absent(path, step).into());
                 }
                 None
@@ -362,7 +387,7 @@ impl<'a> Frame<'a> {
         let new = self
             .schema
             .split(ty, value, depth_of(path))
-            .map_err(|error| Stop::from(self.value_rejection(error, ty, path)))?;
+            .map_err(|error| Stop::from(self.value_rejection(error, path)))?;
         if let Some(child) = keyed {
             self.check_key(path, child, ty, &new.config)?;
         }
@@ -422,7 +447,7 @@ impl<'a> Frame<'a> {
         let entries = self
             .schema
             .split_container(parent, child.number, value, depth_of(path) - 1)
-            .map_err(|error| Stop::from(self.value_rejection(error, parent, path)))?;
+            .map_err(|error| Stop::from(self.value_rejection(error, path)))?;
         let Some(current) = self.tree.container(path, self.objects)? else {
             if let Some(base) = operation.base {
                 return Err(self.conflict(operation, base, None, None, "replace").into());
@@ -520,9 +545,10 @@ impl<'a> Frame<'a> {
         };
         let path = self.schema.print_path(&operation.path);
         let detail = match (base, theirs) {
-            (Some(_), None) => format!("{path} was removed since, ours is a {kind}"),
-            (None, Some(_)) => format!("{path} was made since with other content, ours is a {kind}"),
-            _ => format!("{path} was changed since to another value, ours is a {kind}"),
+            (Some(_), None) => format!("{path} was removed since; ours would {kind} it"),
+            (None, Some(_)) => format!("{path} was made since with other content; ours would {kind} it"),
+            (None, None) => format!("what {path} lies below was removed since; ours would {kind} it"),
+            _ => format!("{path} was changed since to another value; ours would {kind} it"),
         };
         let mut rejection = Rejection::new(Code::Conflict, detail).at(operation.path.clone());
         rejection.conflicts.push(Conflict { path: operation.path.clone(), kind, base, ours, theirs });
@@ -535,7 +561,7 @@ impl<'a> Frame<'a> {
         let key = self
             .schema
             .key_of(ty, key_field, config)
-            .map_err(|error| Stop::from(self.value_rejection(error, ty, path)))?;
+            .map_err(|error| Stop::from(self.value_rejection(error, path)))?;
         let named = path.steps.last().and_then(|step| step.key.as_deref()).unwrap_or_default();
         if *key != *named {
             let text = |key: &[u8]| key_field.text(key).unwrap_or_else(|| "no key".to_owned());
@@ -612,9 +638,8 @@ impl<'a> Frame<'a> {
         self.schema.message(ty).child(field).map_or_else(|| field.to_string(), |child| child.name.clone())
     }
 
-    fn value_rejection(&self, error: crate::canon::ValueError, ty: TypeId, path: &Path) -> Rejection {
-        let name = &self.schema.message(ty).full_name;
-        Rejection::new(error.code, format!("{name}: {error}")).at(path.clone())
+    fn value_rejection(&self, error: ValueError, path: &Path) -> Rejection {
+        Rejection::from(error).at(path.clone())
     }
 }
 

@@ -4,6 +4,7 @@
 //! in [`decode`], and what only shows beside the parent in [`check_place`].
 
 use crate::ids::Hash;
+pub use crate::wire_bytes::put_varint;
 
 pub const KIND_NODE: u8 = 0x01;
 pub const KIND_INNER: u8 = 0x02;
@@ -260,15 +261,6 @@ impl InnerObject {
 pub fn nibble(key: &[u8], index: usize) -> Option<u8> {
     let byte = *key.get(index / 2)?;
     Some(if index.is_multiple_of(2) { byte >> 4 } else { byte & 15 })
-}
-
-/// Appends a minimal varint.
-pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 /// Appends the nibbles of an inner's prefix: their number, then two to a byte, high one first, the last padded with 0.

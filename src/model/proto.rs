@@ -1,18 +1,8 @@
 //! Writing and reading our own few messages as canonical protobuf bytes.
 
 use crate::event::Malformed;
-
-pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-pub fn put_tag(out: &mut Vec<u8>, number: u32, wire_type: u64) {
-    put_varint(out, u64::from(number) << 3 | wire_type);
-}
+use crate::wire_bytes::{Cursor, Raw};
+pub use crate::wire_bytes::{put_bytes as put_item, put_tag, put_varint};
 
 /// A singular integer, omitted when 0.
 pub fn put_uint(out: &mut Vec<u8>, number: u32, value: u64) {
@@ -27,13 +17,6 @@ pub fn put_bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     if !value.is_empty() {
         put_item(out, number, value);
     }
-}
-
-/// Bytes that are present even when empty: an item of a repeated field.
-pub fn put_item(out: &mut Vec<u8>, number: u32, value: &[u8]) {
-    put_tag(out, number, 2);
-    put_varint(out, value.len() as u64);
-    out.extend_from_slice(value);
 }
 
 /// A message that is present even when empty.
@@ -53,9 +36,10 @@ pub fn put_message(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u
     }
 }
 
-/// The fields of one message in the order of its bytes.
+/// The fields of one message in the order of its bytes. An error ends them.
 pub struct Fields<'a> {
-    rest: &'a [u8],
+    cursor: Cursor<'a>,
+    ended: bool,
 }
 
 pub enum Value<'a> {
@@ -65,26 +49,7 @@ pub enum Value<'a> {
 
 impl<'a> Fields<'a> {
     pub fn new(bytes: &'a [u8]) -> Fields<'a> {
-        Fields { rest: bytes }
-    }
-
-    fn take(&mut self) -> Result<(u32, Value<'a>), Malformed> {
-        let tag = take_varint(&mut self.rest)?;
-        let number = u32::try_from(tag >> 3).map_err(|_| Malformed(format!("field tag {tag} is too large")))?;
-        let value = match tag & 7 {
-            0 => Value::Varint(take_varint(&mut self.rest)?),
-            2 => {
-                let length = take_varint(&mut self.rest)?;
-                let length = usize::try_from(length).unwrap_or(usize::MAX);
-                let Some((bytes, rest)) = self.rest.split_at_checked(length) else {
-                    return Err(Malformed(format!("field {number} is cut short")));
-                };
-                self.rest = rest;
-                Value::Bytes(bytes)
-            }
-            other => return Err(Malformed(format!("field {number} has wire type {other}"))),
-        };
-        Ok((number, value))
+        Fields { cursor: Cursor::new(bytes), ended: false }
     }
 }
 
@@ -92,13 +57,16 @@ impl<'a> Iterator for Fields<'a> {
     type Item = Result<(u32, Value<'a>), Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
+        if self.ended {
             return None;
         }
-        let field = self.take();
-        if field.is_err() {
-            self.rest = &[];
-        }
+        let field = self.cursor.field::<false>().transpose()?;
+        let field = field.map_err(|error| Malformed(error.to_string())).and_then(|field| match field.value {
+            Raw::Varint(value) => Ok((field.number, Value::Varint(value))),
+            Raw::Bytes(bytes) => Ok((field.number, Value::Bytes(bytes))),
+            _ => Err(Malformed(format!("field {} is of a type that no message of ours has", field.number))),
+        });
+        self.ended = field.is_err();
         Some(field)
     }
 }
@@ -131,19 +99,4 @@ impl<'a> Value<'a> {
         let bytes = self.bytes()?;
         bytes.try_into().map_err(|_| Malformed(format!("{what} has {} bytes, not {N}", bytes.len())))
     }
-}
-
-pub fn take_varint(rest: &mut &[u8]) -> Result<u64, Malformed> {
-    let mut value = 0u64;
-    for (index, byte) in rest.iter().enumerate().take(10) {
-        if index == 9 && *byte > 1 {
-            break;
-        }
-        value |= u64::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            *rest = &rest[index + 1..];
-            return Ok(value);
-        }
-    }
-    Err(Malformed("a varint that does not end".into()))
 }

@@ -55,6 +55,10 @@ pub struct Field {
     pub access: Access,
     /// Which oneof of its message the field belongs to. A proto3 `optional` field belongs to none.
     pub oneof: Option<u8>,
+    /// The one tag with which the field stands in canonical bytes.
+    pub(crate) tag: u32,
+    /// Neither REAL_TIME nor a member of a oneof: its tag and its place in the order say all.
+    pub(crate) ordinary: bool,
     /// Index into the message's children.
     child: Option<u16>,
 }
@@ -536,7 +540,10 @@ impl<'d> Compiler<'d> {
             self.problems.add(at, "the key and value of a map cannot be annotated; annotate the map field");
         }
         let child = self.child(at, descriptor, &options, number, kind, shape, access);
-        let field = Field { number, name: descriptor.name.clone(), kind, shape, access, oneof, child: None };
+        let wire_type = if shape == Shape::Repeated { 2 } else { kind.wire_type() };
+        let tag = number << 3 | u32::from(wire_type);
+        let ordinary = access != Access::RealTime && oneof.is_none();
+        let field = Field { number, name: descriptor.name.clone(), kind, shape, access, oneof, tag, ordinary, child: None };
         Some((field, child))
     }
 
@@ -839,4 +846,21 @@ fn is_identifier(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+impl crate::diff::Shape for Schema {
+    type Type = TypeId;
+
+    fn root(&self) -> TypeId {
+        Schema::root(self)
+    }
+
+    fn child(&self, of: TypeId, field: u32) -> Option<crate::diff::ChildShape<TypeId>> {
+        let child = self.message(of).child(field)?;
+        Some(match child.kind {
+            ChildKind::Single => crate::diff::ChildShape::Single(child.message),
+            ChildKind::List => crate::diff::ChildShape::List(child.message),
+            ChildKind::Keyed(_) => crate::diff::ChildShape::Keyed(child.message),
+        })
+    }
 }

@@ -5,23 +5,23 @@
 //! again and decoded with every refusal; a wrong one is an [`ObjectsError`] that says what is wrong. It knows no schema: whoever
 //! asks has resolved the path against one.
 //!
-//! After an `Err` of an edit the tree is to be dropped: it may hold a part of the change.
+//! After an `Err` of an edit the tree is to be dropped, as it may hold a part of the change; a clone made before is as it was. An edit
+//! at a path that has just been looked up loads nothing more and so cannot fail, save a removal, which may have to load neighbours.
 
+use crate::content::{Child, Copying, Loader, Meter, Node, container_mut, container_of, single_mut};
 use crate::ids::Hash;
-use crate::link::{AnyLink, Content, Encode, Link, Shedding, Source};
-use crate::map::{Branch, Bucket, Inner, MapValue, Part};
-use crate::node::{
-    self, ConfigObject, EMPTY_NODE, EMPTY_NODE_BYTES, INLINE_CONFIG, KIND_BLOB, KIND_NODE, Object, ObjectRefused, Place,
-    check_place, put_varint,
-};
-use crate::objects::{MemoryObjects, Objects, ObjectsError, ObjectsErrorCause};
+use crate::link::{Link, Shedding, hand_out, hash_of, measure, shed};
+use crate::map::Part;
+use crate::node::{self, EMPTY_NODE, Place};
+use crate::objects::{MemoryObjects, Objects, ObjectsError};
 use crate::path::{Path, Step};
 use crate::subtree::Subtree;
 use bytes::Bytes;
+use once_cell::sync::OnceCell;
 use std::cell::RefCell;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// One revision's tree, or any subtree: every node is the root of what is below it.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ impl Tree {
 
     /// The hash of the root node. Hashes what an edit has changed since it was last asked for, each object once.
     pub fn root(&self) -> Hash {
-        self.root.known().unwrap_or_else(|| self.root.hash(&mut Vec::with_capacity(1024)))
+        self.root.hash_alone()
     }
 
     /// The node at a path. A path without a key at its end is that of a single child here.
@@ -67,7 +67,7 @@ impl Tree {
         Ok(match self.descend(&path.steps, &loader)? {
             Reached::Default => Lookup::Default,
             Reached::Absent(step) => Lookup::Absent { step },
-            Reached::Node(node, hash) => Lookup::Found(self.view(node, hash)),
+            Reached::Node(node, link) => Lookup::Found(self.view(node, link.known())),
         })
     }
 
@@ -78,7 +78,7 @@ impl Tree {
         Ok(match self.descend(above, &loader)? {
             Reached::Absent(_) => None,
             Reached::Default => Some(ContainerView::empty(&self.memory)),
-            Reached::Node(node, _) => Some(node.container_view(last.field, &loader, &self.memory)?),
+            Reached::Node(node, _) => Some(ContainerView::of(node, last.field, &loader, &self.memory)?),
         })
     }
 
@@ -87,7 +87,7 @@ impl Tree {
         Ok(match self.descend(&path.steps, &self.loader(objects))? {
             Reached::Absent(_) => None,
             Reached::Default => Some(EMPTY_NODE),
-            Reached::Node(_, hash) => Some(hash),
+            Reached::Node(_, link) => Some(link.hash()),
         })
     }
 
@@ -111,7 +111,7 @@ impl Tree {
         let found = self.edit(&path.steps, Copying::AllButConfig, objects, &mut |node| {
             memory.add(config.len());
             memory.subtract(node.config.length());
-            node.config = Config::of(config);
+            node.config.set(config);
             Ok(())
         })?;
         Ok(found.is_some())
@@ -171,7 +171,7 @@ impl Tree {
                 parent.put_entry(last.field, None);
             }
             if let Some(node) = &removed {
-                memory.subtract(node.measure());
+                memory.subtract(measure(node));
             }
             Ok(removed.is_some())
         })?;
@@ -198,7 +198,7 @@ impl Tree {
     /// Hands out every object that is new since the last call, children before parents, and remembers it as persisted.
     /// Costs O(new objects). The same content at two new places may come twice.
     pub fn unpersisted(&self, sink: &mut dyn FnMut(Hash, Bytes)) {
-        self.root.hand_out(&mut Vec::with_capacity(1024), sink);
+        hand_out(&self.root, sink);
     }
 
     /// Roughly how many bytes the loaded objects take, of this tree and its clones together: kept up at each load and edit, put right by
@@ -209,16 +209,17 @@ impl Tree {
 
     /// Forgets loaded objects that a store holds until about `target` bytes are left.
     ///
-    /// What was not used since the last call goes first, as whole subtrees; then whatever is persisted, in key order. That is the clock
+    /// What was not used since the last call goes first, as whole subtrees; then whatever is persisted. That is the clock
     /// algorithm with one bit for each link: reading costs one flag, and nothing is kept in order of use. A call visits all that
-    /// is loaded, so it is for when [`Tree::memory`] has outgrown a limit, with a target well below that. New objects stay.
-    /// Views and clones keep what they hold until they are dropped.
+    /// is loaded (about half a second for a million nodes), so it is for when [`Tree::memory`] has
+    /// outgrown a limit, with a target well below that. New objects stay. Views and clones keep what they hold until they
+    /// are dropped.
     pub fn shed(&mut self, target: usize) {
-        let size = self.root.measure();
+        let size = measure(&self.root);
         let mut shedding = Shedding { excess: size.saturating_sub(target), spare_touched: true };
-        self.root.shed(&mut shedding);
+        shed(&mut self.root, &mut shedding);
         shedding.spare_touched = false;
-        self.root.shed(&mut shedding);
+        shed(&mut self.root, &mut shedding);
         self.memory.0.store(size.min(target.saturating_add(shedding.excess)), Relaxed);
     }
 
@@ -234,15 +235,15 @@ impl Tree {
 
     pub(crate) fn root_view(&self, objects: &dyn Objects) -> Result<NodeView, ObjectsError> {
         let node = self.root.load(&self.loader(objects), Place::Top)?;
-        Ok(self.view(node, self.root()))
+        Ok(self.view(node, self.root.known()))
     }
 
     pub(crate) fn meter(&self) -> &Meter {
         &self.memory
     }
 
-    fn view(&self, node: &Arc<Node>, hash: Hash) -> NodeView {
-        NodeView { hash, node: node.clone(), memory: self.memory.clone() }
+    fn view(&self, node: &Arc<Node>, hash: Option<Hash>) -> NodeView {
+        NodeView { hash: lazily(hash), node: node.clone(), memory: self.memory.clone() }
     }
 
     fn loader<'a>(&'a self, objects: &'a dyn Objects) -> Loader<'a> {
@@ -274,11 +275,7 @@ impl Tree {
                 (child, _) => return Err(child.wrong(entry)),
             }
         }
-        let hash = match reached {
-            ReachedLink::Node(link) => link.hash(&mut Vec::new()),
-            ReachedLink::Single(link) => link.hash(&mut Vec::new()),
-        };
-        Ok(Reached::Node(node, hash))
+        Ok(Reached::Node(node, reached))
     }
 
     /// Changes the node at a path. `None`: it is not there. A default single child on the way is made, and one that has become default goes.
@@ -309,7 +306,8 @@ pub fn verify(root: Hash, path: &Path, proof: &[Bytes]) -> Result<Lookup, Object
 /// A node of some tree, held: it stays readable whatever happens to the tree.
 #[derive(Clone)]
 pub struct NodeView {
-    hash: Hash,
+    /// Found when asked for: most views taken in the middle of an edit never are.
+    hash: OnceCell<Hash>,
     node: Arc<Node>,
     memory: Meter,
 }
@@ -317,7 +315,7 @@ pub struct NodeView {
 impl NodeView {
     /// Of the node with all that is below it.
     pub fn hash(&self) -> Hash {
-        self.hash
+        *self.hash.get_or_init(|| hash_of(&*self.node))
     }
 
     /// Of its config alone.
@@ -340,7 +338,7 @@ impl NodeView {
         let Some(entry) = self.node.entry(field) else { return Ok(NodeView::empty(&self.memory)) };
         match &**entry.load(&self.loader(objects), Place::Top)? {
             Child::Single(node) => {
-                Ok(NodeView { hash: entry.hash(&mut Vec::new()), node: node.clone(), memory: self.memory.clone() })
+                Ok(NodeView { hash: lazily(entry.known()), node: node.clone(), memory: self.memory.clone() })
             }
             child => Err(child.wrong(entry)),
         }
@@ -348,16 +346,16 @@ impl NodeView {
 
     /// The container of a field; empty where nothing is stored.
     pub fn container(&self, field: u32, objects: &dyn Objects) -> Result<ContainerView, ObjectsError> {
-        self.node.container_view(field, &self.loader(objects), &self.memory)
+        ContainerView::of(&self.node, field, &self.loader(objects), &self.memory)
     }
 
     /// This node as the root of a tree of its own.
     pub fn tree(&self) -> Tree {
-        Tree { root: Link::of(self.node.clone(), self.hash), memory: self.memory.clone() }
+        Tree { root: Link::of(self.node.clone(), self.hash()), memory: self.memory.clone() }
     }
 
     pub(crate) fn empty(memory: &Meter) -> NodeView {
-        NodeView { hash: EMPTY_NODE, node: Arc::default(), memory: memory.clone() }
+        NodeView { hash: OnceCell::with_value(EMPTY_NODE), node: Arc::default(), memory: memory.clone() }
     }
 
     pub(crate) fn is_container(&self, field: u32, objects: &dyn Objects) -> Result<bool, ObjectsError> {
@@ -367,7 +365,7 @@ impl NodeView {
 
     /// Hash of what a field holds, without loading it.
     pub(crate) fn entry_hash(&self, field: u32) -> Option<Hash> {
-        self.node.entry(field).map(|entry| entry.hash(&mut Vec::new()))
+        self.node.entry(field).map(|entry| entry.hash_alone())
     }
 
     fn loader<'a>(&'a self, objects: &'a dyn Objects) -> Loader<'a> {
@@ -378,7 +376,7 @@ impl NodeView {
 /// A container of some tree, held. Elements come in key order (K7), those of a keyless list in that of their index.
 #[derive(Clone)]
 pub struct ContainerView {
-    hash: Hash,
+    hash: OnceCell<Hash>,
     top: Option<Arc<Child>>,
     memory: Meter,
 }
@@ -387,8 +385,17 @@ pub struct ContainerView {
 pub type Element = (Box<[u8]>, NodeView);
 
 impl ContainerView {
+    fn of(node: &Node, field: u32, loader: &Loader<'_>, memory: &Meter) -> Result<ContainerView, ObjectsError> {
+        let Some(entry) = node.entry(field) else { return Ok(ContainerView::empty(memory)) };
+        let top = entry.load(loader, Place::Top)?;
+        match &**top {
+            Child::Container(_) => Ok(ContainerView { hash: lazily(entry.known()), top: Some(top.clone()), memory: memory.clone() }),
+            child => Err(child.wrong(entry)),
+        }
+    }
+
     pub(crate) fn empty(memory: &Meter) -> ContainerView {
-        ContainerView { hash: Hash::ZERO, top: None, memory: memory.clone() }
+        ContainerView { hash: OnceCell::with_value(Hash::ZERO), top: None, memory: memory.clone() }
     }
 
     pub fn len(&self) -> u64 {
@@ -401,7 +408,7 @@ impl ContainerView {
 
     /// 32 zero bytes when it is empty.
     pub fn hash(&self) -> Hash {
-        self.hash
+        *self.hash.get_or_init(|| self.top.as_ref().map_or(Hash::ZERO, |top| hash_of(&**top)))
     }
 
     pub fn get(&self, key: &[u8], objects: &dyn Objects) -> Result<Option<NodeView>, ObjectsError> {
@@ -478,51 +485,13 @@ impl ContainerView {
 /// A view of the node behind an element's link.
 pub(crate) fn element(link: &Link<Node>, loader: &Loader<'_>, memory: &Meter) -> Result<NodeView, ObjectsError> {
     let node = link.load(loader, Place::Top)?.clone();
-    Ok(NodeView { hash: link.hash(&mut Vec::new()), node, memory: memory.clone() })
-}
-
-/// One immutable node in memory.
-#[derive(Clone, Default)]
-pub(crate) struct Node {
-    config: Config,
-    /// Ascending by field number.
-    entries: Vec<Entry>,
-}
-
-#[derive(Clone)]
-struct Entry {
-    field: u32,
-    link: Link<Child>,
-}
-
-/// What an entry of a node leads to; which of the two it is shows when it is loaded, from its kind.
-#[derive(Clone)]
-pub(crate) enum Child {
-    Single(Arc<Node>),
-    Container(Part<Link<Node>>),
-}
-
-#[derive(Clone)]
-enum Config {
-    Inline(Box<[u8]>),
-    Blob(Box<Link<Blob>>),
-}
-
-#[derive(Clone)]
-struct Blob(Box<[u8]>);
-
-/// What an edit has to copy of a node that somebody else holds.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Copying {
-    All,
-    /// The config is about to be replaced.
-    AllButConfig,
+    Ok(NodeView { hash: lazily(link.known()), node, memory: memory.clone() })
 }
 
 type Change<'a, R> = &'a mut dyn FnMut(&mut Node) -> Result<R, ObjectsError>;
 
 enum Reached<'t> {
-    Node(&'t Arc<Node>, Hash),
+    Node(&'t Arc<Node>, ReachedLink<'t>),
     Default,
     Absent(usize),
 }
@@ -530,6 +499,26 @@ enum Reached<'t> {
 enum ReachedLink<'t> {
     Node(&'t Link<Node>),
     Single(&'t Link<Child>),
+}
+
+impl ReachedLink<'_> {
+    fn hash(&self) -> Hash {
+        match self {
+            ReachedLink::Node(link) => link.hash_alone(),
+            ReachedLink::Single(link) => link.hash_alone(),
+        }
+    }
+
+    fn known(&self) -> Option<Hash> {
+        match self {
+            ReachedLink::Node(link) => link.known(),
+            ReachedLink::Single(link) => link.known(),
+        }
+    }
+}
+
+fn lazily(hash: Option<Hash>) -> OnceCell<Hash> {
+    hash.map_or_else(OnceCell::new, OnceCell::with_value)
 }
 
 fn edit_node<R>(
@@ -566,454 +555,5 @@ fn edit_node<R>(
             }
             Ok(edited)
         }
-    }
-}
-
-fn container_mut<'a>(link: &'a mut Link<Child>, loader: &Loader<'_>) -> Result<&'a mut Part<Link<Node>>, ObjectsError> {
-    let wrong = match &**link.load(loader, Place::Top)? {
-        Child::Container(_) => None,
-        child => Some(child.wrong(link)),
-    };
-    match (link.edit(loader, Place::Top)?, wrong) {
-        (Child::Container(part), None) => Ok(part),
-        (child, wrong) => Err(wrong.unwrap_or_else(|| child.wrong_at(Hash::ZERO))),
-    }
-}
-
-fn single_mut<'a>(
-    link: &'a mut Link<Child>,
-    loader: &Loader<'_>,
-    copying: Copying,
-    rest: &[Step],
-) -> Result<&'a mut Node, ObjectsError> {
-    let wrong = match &**link.load(loader, Place::Top)? {
-        Child::Single(_) => None,
-        child => Some(child.wrong(link)),
-    };
-    match (link.edit(loader, Place::Top)?, wrong) {
-        (Child::Single(node), None) => {
-            if Arc::get_mut(node).is_none() {
-                *node = Arc::new(node.copy(copying, rest));
-            }
-            Ok(Arc::make_mut(node))
-        }
-        (child, wrong) => Err(wrong.unwrap_or_else(|| child.wrong_at(Hash::ZERO))),
-    }
-}
-
-fn container_of(entries: &[(Box<[u8]>, Subtree<'_>)], memory: &Meter) -> Option<Part<Link<Node>>> {
-    if entries.is_empty() {
-        return None;
-    }
-    let mut nodes: Vec<(&[u8], &Subtree<'_>)> = entries.iter().map(|(key, subtree)| (&**key, subtree)).collect();
-    if !nodes.is_sorted_by(|one, next| one.0 < next.0) {
-        nodes.sort_by_key(|(key, _)| *key);
-        nodes.dedup_by_key(|(key, _)| *key);
-    }
-    let keys: Vec<&[u8]> = nodes.iter().map(|(key, _)| *key).collect();
-    let mut links = nodes.iter().map(|(_, subtree)| Link::fresh(Node::of(subtree, memory)));
-    memory.add(keys.iter().map(|key| key.len() + size_of::<Link<Node>>()).sum());
-    Some(Part::build(&keys, &mut links, 0))
-}
-
-impl Node {
-    fn of(subtree: &Subtree<'_>, memory: &Meter) -> Node {
-        let mut node = Node { config: Config::of(&subtree.config), entries: Vec::new() };
-        for children in &subtree.children {
-            let link = match &children.entries[..] {
-                // Only a single child has an empty key.
-                [(key, single)] if key.is_empty() => {
-                    let single = Node::of(single, memory);
-                    if single.is_default() {
-                        continue;
-                    }
-                    Link::fresh(Child::Single(Arc::new(single)))
-                }
-                entries => match container_of(entries, memory) {
-                    Some(part) => Link::fresh(Child::Container(part)),
-                    None => continue,
-                },
-            };
-            node.put_entry(children.field, Some(link));
-        }
-        memory.add(node.size());
-        node
-    }
-
-    fn is_default(&self) -> bool {
-        self.entries.is_empty() && matches!(&self.config, Config::Inline(bytes) if bytes.is_empty())
-    }
-
-    fn entry(&self, field: u32) -> Option<&Link<Child>> {
-        let index = self.entries.binary_search_by_key(&field, |entry| entry.field).ok()?;
-        Some(&self.entries[index].link)
-    }
-
-    fn entry_mut(&mut self, field: u32) -> Option<&mut Link<Child>> {
-        let index = self.entries.binary_search_by_key(&field, |entry| entry.field).ok()?;
-        Some(&mut self.entries[index].link)
-    }
-
-    fn put_entry(&mut self, field: u32, link: Option<Link<Child>>) {
-        match (self.entries.binary_search_by_key(&field, |entry| entry.field), link) {
-            (Ok(index), Some(link)) => self.entries[index].link = link,
-            (Ok(index), None) => drop(self.entries.remove(index)),
-            (Err(index), Some(link)) => {
-                self.entries.reserve_exact(1);
-                self.entries.insert(index, Entry { field, link });
-            }
-            (Err(_), None) => {}
-        }
-    }
-
-    /// A copy for an edit whose remaining way is `rest`.
-    fn copy(&self, copying: Copying, rest: &[Step]) -> Node {
-        match rest.is_empty() && copying == Copying::AllButConfig {
-            true => Node { config: Config::default(), entries: self.entries.clone() },
-            false => self.clone(),
-        }
-    }
-
-    fn data_hash(&self) -> Hash {
-        match &self.config {
-            Config::Inline(bytes) => node::data_hash(bytes),
-            Config::Blob(link) => link.hash(&mut Vec::new()),
-        }
-    }
-
-    fn config(&self, loader: &Loader<'_>) -> Result<&[u8], ObjectsError> {
-        match &self.config {
-            Config::Inline(bytes) => Ok(bytes),
-            Config::Blob(link) => Ok(&link.load(loader, Place::Top)?.0),
-        }
-    }
-
-    fn container_view(&self, field: u32, loader: &Loader<'_>, memory: &Meter) -> Result<ContainerView, ObjectsError> {
-        let Some(entry) = self.entry(field) else { return Ok(ContainerView::empty(memory)) };
-        let top = entry.load(loader, Place::Top)?;
-        match &**top {
-            Child::Container(_) => {
-                Ok(ContainerView { hash: entry.hash(&mut Vec::new()), top: Some(top.clone()), memory: memory.clone() })
-            }
-            child => Err(child.wrong(entry)),
-        }
-    }
-}
-
-impl Child {
-    fn part(&self) -> Option<&Part<Link<Node>>> {
-        match self {
-            Child::Container(part) => Some(part),
-            Child::Single(_) => None,
-        }
-    }
-
-    fn wrong(&self, link: &Link<Child>) -> ObjectsError {
-        self.wrong_at(link.hash(&mut Vec::new()))
-    }
-
-    /// The path was resolved against a schema that says otherwise.
-    fn wrong_at(&self, hash: Hash) -> ObjectsError {
-        let (expected, found) = match self {
-            Child::Single(_) => ("container", "node"),
-            Child::Container(_) => ("node", "container"),
-        };
-        corrupt(&hash, ObjectRefused::WrongKind { expected, found })
-    }
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config::Inline(Box::default())
-    }
-}
-
-impl Config {
-    fn of(bytes: &[u8]) -> Config {
-        match bytes.len() {
-            0..=INLINE_CONFIG => Config::Inline(bytes.into()),
-            _ => Config::Blob(Box::new(Link::fresh(Blob(bytes.into())))),
-        }
-    }
-
-    /// Bytes in memory.
-    fn length(&self) -> usize {
-        match self {
-            Config::Inline(bytes) => bytes.len(),
-            Config::Blob(link) => link.measure(),
-        }
-    }
-}
-
-impl MapValue for Link<Node> {
-    fn hash(&self, buffer: &mut Vec<u8>) -> Hash {
-        Link::hash(self, buffer)
-    }
-}
-
-impl Encode for Node {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(KIND_NODE);
-        match &self.config {
-            Config::Inline(bytes) => {
-                out.push(0);
-                put_varint(out, bytes.len() as u64);
-                out.extend_from_slice(bytes);
-            }
-            Config::Blob(link) => {
-                out.push(1);
-                let hash = link.hash(out);
-                out.extend_from_slice(&hash.0);
-            }
-        }
-        put_varint(out, self.entries.len() as u64);
-        for entry in &self.entries {
-            put_varint(out, u64::from(entry.field));
-            let hash = entry.link.hash(out);
-            out.extend_from_slice(&hash.0);
-        }
-    }
-}
-
-impl Content for Node {
-    fn each_link(&self, visit: &mut dyn FnMut(&dyn AnyLink)) {
-        if let Config::Blob(link) = &self.config {
-            visit(&**link);
-        }
-        self.entries.iter().for_each(|entry| visit(&entry.link));
-    }
-
-    fn each_link_mut(&mut self, visit: &mut dyn FnMut(&mut dyn AnyLink)) {
-        if let Config::Blob(link) = &mut self.config {
-            visit(&mut **link);
-        }
-        self.entries.iter_mut().for_each(|entry| visit(&mut entry.link));
-    }
-
-    fn size(&self) -> usize {
-        let config = match &self.config {
-            Config::Inline(bytes) => bytes.len(),
-            Config::Blob(_) => size_of::<Link<Blob>>(),
-        };
-        ARC + size_of::<Node>() + config + self.entries.capacity() * size_of::<Entry>()
-    }
-}
-
-impl Encode for Child {
-    fn encode(&self, out: &mut Vec<u8>) {
-        match self {
-            Child::Single(node) => node.encode(out),
-            Child::Container(part) => part.encode(out),
-        }
-    }
-}
-
-impl Content for Child {
-    fn each_link(&self, visit: &mut dyn FnMut(&dyn AnyLink)) {
-        match self {
-            Child::Single(node) => node.each_link(visit),
-            Child::Container(part) => part.each_link(visit),
-        }
-    }
-
-    fn each_link_mut(&mut self, visit: &mut dyn FnMut(&mut dyn AnyLink)) {
-        match self {
-            Child::Single(node) => Arc::make_mut(node).each_link_mut(visit),
-            Child::Container(part) => part.each_link_mut(visit),
-        }
-    }
-
-    fn size(&self) -> usize {
-        ARC + match self {
-            Child::Single(node) => node.size(),
-            Child::Container(part) => Content::size(part),
-        }
-    }
-}
-
-impl Content for Part<Link<Node>> {
-    fn each_link(&self, visit: &mut dyn FnMut(&dyn AnyLink)) {
-        match self {
-            Part::Bucket(bucket) => bucket.values.iter().for_each(|link| visit(link)),
-            Part::Inner(inner) => {
-                inner.own.iter().for_each(|own| visit(&**own));
-                inner.branches.iter().for_each(|branch| visit(&branch.link));
-            }
-        }
-    }
-
-    fn each_link_mut(&mut self, visit: &mut dyn FnMut(&mut dyn AnyLink)) {
-        match self {
-            Part::Bucket(bucket) => bucket.values.iter_mut().for_each(|link| visit(link)),
-            Part::Inner(inner) => {
-                inner.own.iter_mut().for_each(|own| visit(&mut **own));
-                inner.branches.iter_mut().for_each(|branch| visit(&mut branch.link));
-            }
-        }
-    }
-
-    fn size(&self) -> usize {
-        ARC + self.size_in_memory()
-    }
-}
-
-impl Encode for Blob {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(KIND_BLOB);
-        out.extend_from_slice(&self.0);
-    }
-}
-
-impl Content for Blob {
-    fn each_link(&self, _: &mut dyn FnMut(&dyn AnyLink)) {}
-    fn each_link_mut(&mut self, _: &mut dyn FnMut(&mut dyn AnyLink)) {}
-    fn size(&self) -> usize {
-        ARC + self.0.len()
-    }
-}
-
-/// The two counters in front of what an `Arc` holds, and the allocator's own word.
-const ARC: usize = 24;
-
-/// Roughly how many bytes of objects are loaded, counted by a tree and its clones together.
-#[derive(Clone, Default)]
-pub(crate) struct Meter(Arc<AtomicUsize>);
-
-impl Meter {
-    fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Relaxed);
-    }
-
-    fn subtract(&self, bytes: usize) {
-        let before = self.0.load(Relaxed);
-        self.0.store(before.saturating_sub(bytes), Relaxed);
-    }
-}
-
-/// Loads objects, checks them, counts what they take, and keeps a trace for proofs where one is wanted.
-pub(crate) struct Loader<'a> {
-    pub objects: &'a dyn Objects,
-    pub memory: &'a Meter,
-    pub trace: Option<&'a RefCell<Vec<Bytes>>>,
-}
-
-impl Loader<'_> {
-    fn decoded<T: Content>(
-        &self,
-        hash: &Hash,
-        make: impl FnOnce(Object<'_>) -> Result<T, ObjectRefused>,
-    ) -> Result<T, ObjectsError> {
-        let bytes = checked_object(hash, self.objects)?;
-        let content = node::decode(&bytes).and_then(make).map_err(|refused| corrupt(hash, refused))?;
-        self.memory.add(content.size());
-        Ok(content)
-    }
-
-    fn trace(&self, content: &impl Encode) {
-        if let Some(trace) = self.trace {
-            let mut bytes = Vec::new();
-            content.encode(&mut bytes);
-            trace.borrow_mut().push(bytes.into());
-        }
-    }
-}
-
-/// The bytes of an object, which hash to what it is called (H8).
-pub(crate) fn checked_object(hash: &Hash, objects: &dyn Objects) -> Result<Bytes, ObjectsError> {
-    if *hash == EMPTY_NODE {
-        return Ok(Bytes::from_static(EMPTY_NODE_BYTES));
-    }
-    let bytes = objects.object(hash)?;
-    match Hash::of(&bytes) {
-        found if found == *hash => Ok(bytes),
-        found => Err(corrupt(hash, ObjectRefused::HashDiffers(found))),
-    }
-}
-
-pub(crate) fn corrupt(hash: &Hash, refused: ObjectRefused) -> ObjectsError {
-    ObjectsError { hash: *hash, cause: ObjectsErrorCause::Corrupt(refused.to_string()) }
-}
-
-impl Source<Node> for Loader<'_> {
-    fn load(&self, hash: &Hash, _: Place<'_>) -> Result<Node, ObjectsError> {
-        self.decoded(hash, |object| match object {
-            Object::Node(node) => Ok(node_of(node)),
-            other => Err(ObjectRefused::WrongKind { expected: "node", found: other.kind_name() }),
-        })
-    }
-
-    fn passed(&self, content: &Node) {
-        self.trace(content);
-    }
-}
-
-impl Source<Child> for Loader<'_> {
-    fn load(&self, hash: &Hash, place: Place<'_>) -> Result<Child, ObjectsError> {
-        self.decoded(hash, |object| match object {
-            Object::Node(node) => Ok(Child::Single(Arc::new(node_of(node)))),
-            Object::Blob(_) => Err(ObjectRefused::WrongKind { expected: "node or container", found: "blob" }),
-            container => part_of(container, place).map(Child::Container),
-        })
-    }
-
-    fn passed(&self, content: &Child) {
-        self.trace(content);
-    }
-}
-
-impl Source<Part<Link<Node>>> for Loader<'_> {
-    fn load(&self, hash: &Hash, place: Place<'_>) -> Result<Part<Link<Node>>, ObjectsError> {
-        self.decoded(hash, |object| part_of(object, place))
-    }
-
-    fn passed(&self, content: &Part<Link<Node>>) {
-        self.trace(content);
-    }
-}
-
-impl Source<Blob> for Loader<'_> {
-    fn load(&self, hash: &Hash, _: Place<'_>) -> Result<Blob, ObjectsError> {
-        self.decoded(hash, |object| match object {
-            Object::Blob(bytes) => Ok(Blob(bytes.into())),
-            other => Err(ObjectRefused::WrongKind { expected: "blob", found: other.kind_name() }),
-        })
-    }
-
-    fn passed(&self, content: &Blob) {
-        self.trace(content);
-    }
-}
-
-fn node_of(object: node::NodeObject<'_>) -> Node {
-    let config = match object.config {
-        ConfigObject::Inline(bytes) => Config::Inline(bytes.into()),
-        ConfigObject::Blob(hash) => Config::Blob(Box::new(Link::stored(hash))),
-    };
-    let entries = object.entries.into_iter().map(|(field, hash)| Entry { field, link: Link::stored(hash) }).collect();
-    Node { config, entries }
-}
-
-fn part_of(object: Object<'_>, place: Place<'_>) -> Result<Part<Link<Node>>, ObjectRefused> {
-    check_place(&object, place)?;
-    match object {
-        Object::Bucket(object) => {
-            let room = object.entries.iter().map(|(key, _)| key.len()).sum();
-            let mut bucket = Bucket::with_room(room, object.entries.len());
-            for (index, (key, hash)) in object.entries.into_iter().enumerate() {
-                bucket.insert(index, key, Link::stored(hash));
-            }
-            Ok(Part::Bucket(bucket))
-        }
-        Object::Inner(object) => Ok(Part::Inner(Inner {
-            bitmap: object.branches.iter().fold(0, |bitmap, branch| bitmap | 1 << branch.nibble),
-            skipped: object.skipped.into(),
-            own: object.own.map(|hash| Box::new(Link::stored(hash))),
-            branches: object
-                .branches
-                .iter()
-                .map(|branch| Branch { count: branch.count, link: Link::stored(branch.hash) })
-                .collect(),
-        })),
-        other => Err(ObjectRefused::WrongKind { expected: "container", found: other.kind_name() }),
     }
 }

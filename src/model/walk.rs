@@ -1,10 +1,10 @@
 //! Every object at and below some roots, once each: for sweeps, checks and copies.
 
+use crate::content::{checked_object, corrupt};
 use crate::ids::Hash;
 use crate::map::NibblePath;
 use crate::node::{ConfigObject, Object, ObjectRefused, Place, check_place, decode};
 use crate::objects::{Objects, ObjectsError};
-use crate::tree::{checked_object, corrupt};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 

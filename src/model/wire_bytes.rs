@@ -76,23 +76,40 @@ impl<'a> Cursor<'a> {
             return Ok(None);
         }
         let start = self.at;
-        let tag = self.varint::<STRICT>()?;
-        let number = u32::try_from(tag >> 3).unwrap_or(0);
-        if number == 0 || number > MAX_FIELD_NUMBER {
-            return Err(WireError::BadFieldNumber);
-        }
+        let tag = self.tag::<STRICT>()?;
+        let number = tag >> 3;
         let value = match tag & 7 {
             0 => Raw::Varint(self.varint::<STRICT>()?),
             1 => Raw::Fixed64(self.fixed64()?),
-            2 => {
-                let length = self.varint::<STRICT>()?;
-                Raw::Bytes(self.take(usize::try_from(length).map_err(|_| WireError::Truncated)?)?)
-            }
+            2 => Raw::Bytes(self.bytes::<STRICT>()?),
             3 | 4 => return Err(WireError::Group),
             5 => Raw::Fixed32(self.fixed32()?),
             other => return Err(WireError::BadWireType(other as u8)),
         };
         Ok(Some(RawField { number, value, start, end: self.at }))
+    }
+
+    /// Where the next byte stands.
+    #[inline]
+    pub fn offset(&self) -> usize {
+        self.at
+    }
+
+    /// A field number, shifted by 3, and a wire type, which may be one that does not exist.
+    #[inline]
+    pub fn tag<const STRICT: bool>(&mut self) -> Result<u32, WireError> {
+        let tag = self.varint::<STRICT>()?;
+        match u32::try_from(tag) {
+            Ok(tag) if tag >= 8 => Ok(tag),
+            _ => Err(WireError::BadFieldNumber),
+        }
+    }
+
+    /// A length and as many bytes.
+    #[inline]
+    pub fn bytes<const STRICT: bool>(&mut self) -> Result<&'a [u8], WireError> {
+        let length = self.varint::<STRICT>()?;
+        self.take(usize::try_from(length).map_err(|_| WireError::Truncated)?)
     }
 
     #[inline]
@@ -150,6 +167,7 @@ pub fn fields(bytes: &[u8]) -> impl Iterator<Item = RawField<'_>> {
     std::iter::from_fn(move || cursor.field::<false>().ok().flatten())
 }
 
+/// Appends a minimal varint.
 pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);

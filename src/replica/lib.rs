@@ -1,1 +1,37 @@
+//! A replica: folds one log into one store, shows what it has folded, and carries proposals to the log and back.
+//!
+//! ```text
+//! submit ─▶ Log.append          Log.read ─▶ step ─▶ Batch + Effects ─▶ Store.commit ─ only then ─▶ view, answers
+//!    └── waits for its own event ◀──────────────────────────────────────────────────────────────────────┘
+//! ```
+//! What holds, whatever happens:
+//! - Nobody is shown or answered anything that the store has not taken. A crash loses effects, never the order of them.
+//! - An answer comes from folding the event, never from having appended it. A deadline that passes is `Unknown`, and an
+//!   unknown outcome can always be made definite: send the same event again, or withdraw it.
+//! - Readers hold immutable views and never wait for the fold; the fold never waits for them.
+//! - What the log shows to be another log stops the replica before any of it is shown.
+//!
+//! [`step`] decides what a record leads to, without threads, clocks or I/O; [`drive`](mod@drive) is the loop around it.
 
+mod barrier;
+mod core;
+mod drive;
+mod handle;
+mod house;
+mod options;
+mod past;
+mod propose;
+pub mod service;
+mod status;
+pub mod step;
+mod sweep;
+pub mod touch;
+mod view;
+
+pub use handle::{BeginError, Handle, OpenError, Replica, begin};
+pub use options::{Begin, Clock, Housekeeping, Options, Thinning};
+pub use past::{PastError, PastView};
+pub use propose::{Fate, Proposal, ProposeError, Settled, Submission};
+pub use status::{Counts, ReplicaState, Standing, Status};
+pub use sweep::SweepOutcome;
+pub use view::{View, WaitError};

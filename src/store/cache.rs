@@ -4,13 +4,14 @@ use crate::Store;
 use bytes::Bytes;
 use confold_model::ids::Hash;
 use confold_model::objects::{Objects, ObjectsError};
-use quick_cache::sync::Cache;
 use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Objects of a store, the lately used ones from memory. Objects never change and the store hands out no wrong one,
-/// so each is verified once, when it is loaded, and what is cached can only go stale by being swept: nobody then asks for it.
+/// so each is verified once, when it is loaded, and what is cached can only go stale by being swept: nobody then
+/// asks for it.
 pub struct CachedObjects<S: Store + ?Sized> {
     store: Arc<S>,
     cache: Cache<Hash, Bytes, ByBytes>,
@@ -21,8 +22,15 @@ pub struct CachedObjects<S: Store + ?Sized> {
 impl<S: Store + ?Sized> CachedObjects<S> {
     /// `capacity` bounds the memory in bytes, what each entry costs beside its bytes included.
     pub fn new(store: Arc<S>, capacity: u64) -> CachedObjects<S> {
-        let items = usize::try_from(capacity / (TYPICAL_OBJECT + ENTRY_OVERHEAD)).unwrap_or(usize::MAX).max(16);
-        CachedObjects { store, cache: Cache::with_weighter(items, capacity, ByBytes), hits: 0.into(), misses: 0.into() }
+        let items = usize::try_from(capacity / (TYPICAL_OBJECT + ENTRY_OVERHEAD))
+            .unwrap_or(usize::MAX)
+            .max(16);
+        CachedObjects {
+            store,
+            cache: Cache::with_weighter(items, capacity, ByBytes),
+            hits: 0.into(),
+            misses: 0.into(),
+        }
     }
 
     pub fn hits(&self) -> u64 {
@@ -68,9 +76,9 @@ impl Weighter<Hash, Bytes> for ByBytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conformance::{head_at, Leaf};
-    use crate::memory::MemoryStore;
     use crate::Batch;
+    use crate::conformance::{Leaf, head_at};
+    use crate::memory::MemoryStore;
     use confold_model::objects::ObjectsErrorCause;
 
     #[test]

@@ -5,11 +5,12 @@
 //!   folded in memory          │ head, rows, state, objects │       positions up to durable() survive a power cut
 //! ```
 //!
-//! A store may lag the log and may lose its newest batches in a crash, but never a part of one: after any crash it holds
-//! exactly the batches up to some head, and the log is folded on from there. Whatever is found wrong with it is
-//! [`StoreError::Damaged`]: the folder is set aside and rebuilt from the log.
+//! A store may lag the log and may lose its newest batches in a crash, but never a part of one: after any crash it
+//! holds exactly the batches up to some head, and the log is folded on from there. Whatever is found wrong with it
+//! is [`StoreError::Damaged`]: the folder is set aside and rebuilt from the log.
 //!
-//! Everything is synchronous and may be called from any thread. One thread at a time commits; readers never wait for it.
+//! Everything is synchronous and may be called from any thread. One thread at a time commits; readers never wait for
+//! it.
 
 pub mod cache;
 pub mod conformance;
@@ -26,14 +27,15 @@ pub use sweep::SweepGate;
 
 /// A kept fold: the newest state's digests and rows, the history of revisions, and the trees' objects.
 ///
-/// `object` (from [`Objects`]) answers with bytes that hash to what was asked for, or with an error: a wrong hash is `Corrupt`,
-/// an absent object `Missing`. Both mean damage, as whoever holds a hash was promised its object.
+/// `object` (from [`Objects`]) answers with bytes that hash to what was asked for, or with an error: a wrong hash is
+/// `Corrupt`, an absent object `Missing`. Both mean damage, as whoever holds a hash was promised its object.
 pub trait Store: Objects {
     /// Where the fold stood after the newest batch; `None` in a store that never had one.
     fn head(&self) -> Option<Head>;
 
-    /// Writes everything in the batch or, on an error, nothing. With `Durability::Now` it is on disk on return, with all before it.
-    /// A batch that does not continue the head is `Refused` (see [`check_batch`]).
+    /// Writes everything in the batch or nothing. After `Io` the store takes no more writes, and only opening it
+    /// anew tells which. With `Durability::Now` it is on disk on return, with all before it. A batch that does not
+    /// continue the head is `Refused` (see [`check_batch`]).
     fn commit(&self, batch: &Batch) -> Result<(), StoreError>;
 
     /// Makes every batch committed before the call durable.
@@ -45,36 +47,55 @@ pub trait Store: Objects {
     fn revision(&self, revision: Revision) -> Result<Option<RevisionRow>, StoreError>;
 
     /// At most `limit` rows of the range, in the order asked for.
-    fn revisions(&self, range: RangeInclusive<Revision>, order: Order, limit: usize) -> Result<Vec<RevisionRow>, StoreError>;
+    fn revisions(
+        &self,
+        range: RangeInclusive<Revision>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<RevisionRow>, StoreError>;
 
     /// The last revision whose event stands at or before the position.
     fn revision_at_position(&self, position: Position) -> Result<Option<RevisionRow>, StoreError>;
 
-    /// The last revision *by position* whose time is at or before the asked one, also where a `clock` event set time back.
+    /// The last revision *by position* whose time is at or before the asked one, also where a `clock` event set time
+    /// back.
     fn revision_at_time(&self, time: Time) -> Result<Option<RevisionRow>, StoreError>;
 
     /// Revisions whose root starts so, by root, then by revision.
     fn revisions_by_root(&self, prefix: &RootPrefix, limit: usize) -> Result<Vec<RevisionRow>, StoreError>;
 
     /// At most `limit` of the range's revisions that touched a path.
-    fn touched(&self, path: &PathDigest, range: RangeInclusive<Revision>, order: Order, limit: usize) -> Result<Vec<Touched>, StoreError>;
+    fn touched(
+        &self,
+        path: &PathDigest,
+        range: RangeInclusive<Revision>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Touched>, StoreError>;
 
-    /// Where the accepted event with this id stands, looked for at the positions `seen + 1 ..= seen + reach`: an id can stand
-    /// nowhere before, and past the window nowhere after. Costs a short scan from `seen` on, so it is for answers about the past.
+    /// Where the accepted event with this id stands, looked for at the positions `seen + 1 ..= seen + reach`: an id
+    /// can stand nowhere before, and past the window nowhere after. Costs a short scan from `seen` on, so it is for
+    /// answers about the past.
     fn id(&self, id: &EventId, reach: u64) -> Result<Option<IdRow>, StoreError>;
 
     fn state_row(&self, table: u16, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
 
-    /// Visits the rows of one table by ascending key, until the visitor fails.
-    fn state_rows(&self, table: u16, visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError>;
+    /// Visits the rows of one table by ascending key, until the visitor fails. The visitor must not write to the
+    /// store.
+    fn state_rows(&self, table: u16, visit: &mut RowVisitor<'_>) -> Result<(), StoreError>;
 
     /// The newest tree that is whole in the store, not above the revision: where re-making a revision starts.
     fn persisted_at_or_below(&self, revision: Revision) -> Result<Option<PersistedTree>, StoreError>;
 
-    fn persisted(&self, range: RangeInclusive<Revision>, order: Order, limit: usize) -> Result<Vec<PersistedTree>, StoreError>;
+    fn persisted(
+        &self,
+        range: RangeInclusive<Revision>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<PersistedTree>, StoreError>;
 
-    /// Keeps the tree of a past revision that was re-made, with the objects that the tree it was re-made from does not hold.
-    /// `Busy` while a sweep runs, as the sweep may already have passed them by.
+    /// Keeps the tree of a past revision that was re-made, with the objects that the tree it was re-made from does
+    /// not hold. `Busy` while a sweep runs, as the sweep may already have passed them by.
     fn persist_tree(&self, tree: PersistedTree, objects: &[(Hash, Bytes)]) -> Result<(), StoreError>;
 
     /// Thins out persisted trees; the next sweep takes their objects. The head's own tree is `Refused`.
@@ -86,13 +107,17 @@ pub trait Store: Objects {
     /// Up to `limit` objects from a hash on, ascending, with their sizes: for the sweep and for counting exactly.
     fn object_sizes(&self, from: &Hash, limit: usize) -> Result<Vec<(Hash, u32)>, StoreError>;
 
-    /// Only the sweep calls this, inside its gate. All at once or not at all; not durable before the next durable batch.
+    /// Only the sweep calls this, inside its gate. All at once or not at all; not durable before the next durable
+    /// batch.
     fn delete_objects(&self, hashes: &[Hash]) -> Result<(), StoreError>;
 
     fn estimate(&self) -> Estimate;
 
     fn stats(&self) -> Stats;
 }
+
+/// Takes the key, without its table, and the value of one row.
+pub type RowVisitor<'v> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'v;
 
 /// The fold's position after a batch, and what of its state identifies it. Stored with its own checksum.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -115,8 +140,8 @@ pub struct Head {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Batch {
     pub head: Head,
-    /// Every object reachable from `head.root` that was not reachable from the root of the batch before, whether or not an older
-    /// tree holds it too: an object of older trees alone may be swept at any moment.
+    /// Every object reachable from `head.root` that was not reachable from the root of the batch before, whether or
+    /// not an older tree holds it too: an object of older trees alone may be swept at any moment.
     pub objects: Vec<(Hash, Bytes)>,
     /// Ascending without a hole, the last one being the head's; into an empty store also with holes.
     pub revisions: Vec<RevisionRow>,
@@ -148,11 +173,22 @@ impl Batch {
         }
     }
 
-    /// The row that the batch adds to the persisted trees: none where it persists no tree, and none for the empty tree of revision 0.
+    /// The row that the batch adds to the persisted trees: none where it persists no tree, and none for the empty
+    /// tree of revision 0.
     pub fn persists(&self) -> Option<PersistedTree> {
-        let Head { revision, applied: position, root, .. } = self.head;
+        let Head {
+            revision,
+            applied: position,
+            root,
+            ..
+        } = self.head;
         let worth_a_row = self.tree_persisted && revision.0 > 0 && (self.mark || !self.revisions.is_empty());
-        worth_a_row.then_some(PersistedTree { revision, position, root, mark: self.mark })
+        worth_a_row.then_some(PersistedTree {
+            revision,
+            position,
+            root,
+            mark: self.mark,
+        })
     }
 }
 
@@ -177,7 +213,8 @@ pub struct RevisionRow {
     pub digest: Hash,
 }
 
-/// The first 12 bytes of a path's hash: enough to find revisions by path, as the caller checks them against the event.
+/// The first 12 bytes of a path's hash: enough to find revisions by path, as the caller checks them against the
+/// event.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PathDigest(pub [u8; 12]);
 
@@ -234,7 +271,10 @@ impl RootPrefix {
         if text.is_empty() || text.len() > 64 {
             return None;
         }
-        let nibbles = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
+        let nibbles = text
+            .chars()
+            .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
+            .collect::<Option<_>>()?;
         Some(RootPrefix { nibbles })
     }
 
@@ -281,7 +321,8 @@ pub enum StoreError {
     /// Set the folder aside and rebuild it from the log.
     #[error("the store is damaged: {what}")]
     Damaged { what: String },
-    /// The disk or its file system failed. What was not yet durable may be lost: stop, do not try again on the same handle.
+    /// The disk or its file system failed. What was not yet durable may be lost: stop, do not try again on the same
+    /// handle.
     #[error("the store cannot be read or written: {what}")]
     Io { what: String },
     /// Another process has it open.
@@ -316,14 +357,19 @@ impl From<ObjectsError> for StoreError {
     fn from(error: ObjectsError) -> StoreError {
         match error.cause {
             ObjectsErrorCause::Missing | ObjectsErrorCause::Corrupt(_) => StoreError::damaged(error.to_string()),
-            ObjectsErrorCause::Unavailable(_) => StoreError::Io { what: error.to_string() },
+            ObjectsErrorCause::Unavailable(_) => StoreError::Io {
+                what: error.to_string(),
+            },
         }
     }
 }
 
 /// The error for a hash whose object is not there.
 pub fn missing(hash: &Hash) -> ObjectsError {
-    ObjectsError { hash: *hash, cause: ObjectsErrorCause::Missing }
+    ObjectsError {
+        hash: *hash,
+        cause: ObjectsErrorCause::Missing,
+    }
 }
 
 /// Passes on bytes that hash to what was asked for.
@@ -339,7 +385,11 @@ pub fn verified(hash: &Hash, bytes: Bytes) -> Result<Bytes, ObjectsError> {
 /// Refuses a batch that does not continue `head`. Every store asks this first, so a wrong batch never reaches a disk.
 pub fn check_batch(head: Option<&Head>, batch: &Batch) -> Result<(), StoreError> {
     let new = &batch.head;
-    let refuse = |what: String| Err(StoreError::Refused { what: format!("batch up to position {}: {what}", new.applied) });
+    let refuse = |what: String| {
+        Err(StoreError::Refused {
+            what: format!("batch up to position {}: {what}", new.applied),
+        })
+    };
     if let Some(old) = head {
         if new.applied <= old.applied {
             return refuse(format!("the store has folded position {} already", old.applied));
@@ -349,7 +399,10 @@ pub fn check_batch(head: Option<&Head>, batch: &Batch) -> Result<(), StoreError>
         }
         if new.revision.0 != old.revision.0 + batch.revisions.len() as u64 {
             let rows = batch.revisions.len();
-            return refuse(format!("{rows} revision rows do not lead from revision {} to {}", old.revision, new.revision));
+            return refuse(format!(
+                "{rows} revision rows do not lead from revision {} to {}",
+                old.revision, new.revision
+            ));
         }
         if batch.revisions.is_empty() && new.root != old.root {
             return refuse(format!("a new root {} without a revision row", new.root.short()));
@@ -357,28 +410,54 @@ pub fn check_batch(head: Option<&Head>, batch: &Batch) -> Result<(), StoreError>
     }
     let (mut revision, mut position) = head.map_or((0, None), |old| (old.revision.0, Some(old.applied)));
     for row in &batch.revisions {
-        let follows = if head.is_some() { row.revision.0 == revision + 1 } else { row.revision.0 > revision };
+        let follows = if head.is_some() {
+            row.revision.0 == revision + 1
+        } else {
+            row.revision.0 > revision
+        };
         if !follows || position.is_some_and(|before| row.position <= before) || row.position > new.applied {
-            return refuse(format!("revision row {} at position {} is out of order", row.revision, row.position));
+            return refuse(format!(
+                "revision row {} at position {} is out of order",
+                row.revision, row.position
+            ));
         }
         if row.id.is_some_and(|id| id.seen >= row.position) {
-            return refuse(format!("revision {} stands at or before what its author had seen", row.revision));
+            return refuse(format!(
+                "revision {} stands at or before what its author had seen",
+                row.revision
+            ));
         }
         (revision, position) = (row.revision.0, Some(row.position));
     }
-    if batch.revisions.last().is_some_and(|last| last.revision != new.revision || last.root != new.root) {
+    if batch
+        .revisions
+        .last()
+        .is_some_and(|last| last.revision != new.revision || last.root != new.root)
+    {
         return refuse("the last revision row is not the head's".into());
     }
-    let mut position = head.map(|old| old.applied);
-    for row in &batch.ids {
-        if position.is_some_and(|before| row.position <= before) || row.position > new.applied || row.id.seen >= row.position {
-            return refuse(format!("event id {} at position {} is out of order", row.id, row.position));
-        }
-        position = Some(row.position);
-    }
     let first = head.map_or(0, |old| old.revision.0 + 1);
-    match batch.touched.iter().find(|row| row.revision.0 < first || row.revision > new.revision) {
-        Some(row) => refuse(format!("a touched path names revision {}, which is not of this batch", row.revision)),
+    let (mut position, mut revision) = (head.map(|old| old.applied), first);
+    for row in &batch.ids {
+        let ascends = position.is_none_or(|before| row.position > before) && row.position <= new.applied;
+        let of_this_batch = row.revision.0 == 0 || row.revision.0 >= revision && row.revision <= new.revision;
+        if !ascends || !of_this_batch || row.id.seen >= row.position {
+            return refuse(format!(
+                "event id {} at position {} is out of order",
+                row.id, row.position
+            ));
+        }
+        (position, revision) = (Some(row.position), revision.max(row.revision.0 + 1));
+    }
+    match batch
+        .touched
+        .iter()
+        .find(|row| row.revision.0 < first || row.revision > new.revision)
+    {
+        Some(row) => refuse(format!(
+            "a touched path names revision {}, which is not of this batch",
+            row.revision
+        )),
         None => Ok(()),
     }
 }

@@ -1,8 +1,8 @@
 //! A store in ordered maps: for tests, tools and replicas that need not outlive their process.
 
 use crate::{
-    Batch, Durability, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, Stats, Store, StoreError,
-    SweepGate, Touched, check_batch, missing, verified,
+    Batch, Durability, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor,
+    Stats, Store, StoreError, SweepGate, Touched, check_batch, missing, verified,
 };
 use bytes::Bytes;
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
@@ -43,7 +43,13 @@ impl MemoryStore {
 impl Objects for MemoryStore {
     fn object(&self, hash: &Hash) -> Result<Bytes, ObjectsError> {
         self.objects_read.fetch_add(1, Ordering::Relaxed);
-        let bytes = self.tables.read().objects.get(hash).cloned().ok_or_else(|| missing(hash))?;
+        let bytes = self
+            .tables
+            .read()
+            .objects
+            .get(hash)
+            .cloned()
+            .ok_or_else(|| missing(hash))?;
         verified(hash, bytes)
     }
 }
@@ -59,10 +65,16 @@ impl Store for MemoryStore {
         let tables = &mut *guard;
         check_batch(tables.head.as_ref(), batch)?;
         tables.put_objects(&batch.objects);
-        tables.revisions.extend(batch.revisions.iter().map(|row| (row.revision, row.clone())));
-        tables.touched.extend(batch.touched.iter().map(|row| ((row.path, row.revision), row.kind)));
+        tables
+            .revisions
+            .extend(batch.revisions.iter().map(|row| (row.revision, row.clone())));
+        tables
+            .touched
+            .extend(batch.touched.iter().map(|row| ((row.path, row.revision), row.kind)));
         tables.ids.extend(batch.ids.iter().map(|row| (row.id, *row)));
-        tables.persisted.extend(batch.persists().map(|tree| (tree.revision, tree)));
+        tables
+            .persisted
+            .extend(batch.persists().map(|tree| (tree.revision, tree)));
         for edit in &batch.state {
             let key = (edit.table, edit.key.clone());
             match &edit.value {
@@ -91,32 +103,65 @@ impl Store for MemoryStore {
         Ok(self.tables.read().revisions.get(&revision).cloned())
     }
 
-    fn revisions(&self, range: RangeInclusive<Revision>, order: Order, limit: usize) -> Result<Vec<RevisionRow>, StoreError> {
+    fn revisions(
+        &self,
+        range: RangeInclusive<Revision>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<RevisionRow>, StoreError> {
         Ok(slice(&self.tables.read().revisions, range, order, limit))
     }
 
     fn revision_at_position(&self, position: Position) -> Result<Option<RevisionRow>, StoreError> {
-        Ok(self.tables.read().revisions.values().rev().find(|row| row.position <= position).cloned())
+        Ok(self
+            .tables
+            .read()
+            .revisions
+            .values()
+            .rev()
+            .find(|row| row.position <= position)
+            .cloned())
     }
 
     fn revision_at_time(&self, time: Time) -> Result<Option<RevisionRow>, StoreError> {
-        Ok(self.tables.read().revisions.values().rev().find(|row| row.time <= time).cloned())
+        Ok(self
+            .tables
+            .read()
+            .revisions
+            .values()
+            .rev()
+            .find(|row| row.time <= time)
+            .cloned())
     }
 
     fn revisions_by_root(&self, prefix: &RootPrefix, limit: usize) -> Result<Vec<RevisionRow>, StoreError> {
         let tables = self.tables.read();
-        let mut found: Vec<&RevisionRow> = tables.revisions.values().filter(|row| prefix.matches(&row.root)).collect();
+        let mut found: Vec<&RevisionRow> = tables
+            .revisions
+            .values()
+            .filter(|row| prefix.matches(&row.root))
+            .collect();
         found.sort_by_key(|row| (row.root, row.revision));
         Ok(found.into_iter().take(limit).cloned().collect())
     }
 
-    fn touched(&self, path: &PathDigest, range: RangeInclusive<Revision>, order: Order, limit: usize) -> Result<Vec<Touched>, StoreError> {
+    fn touched(
+        &self,
+        path: &PathDigest,
+        range: RangeInclusive<Revision>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Touched>, StoreError> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
         let tables = self.tables.read();
         let rows = tables.touched.range((*path, *range.start())..=(*path, *range.end()));
-        let row = |((path, revision), kind): (&(PathDigest, Revision), &u8)| Touched { revision: *revision, path: *path, kind: *kind };
+        let row = |((path, revision), kind): (&(PathDigest, Revision), &u8)| Touched {
+            revision: *revision,
+            path: *path,
+            kind: *kind,
+        };
         Ok(match order {
             Order::Ascending => rows.map(row).take(limit).collect(),
             Order::Descending => rows.rev().map(row).take(limit).collect(),
@@ -132,17 +177,31 @@ impl Store for MemoryStore {
         Ok(self.tables.read().state.get(&(table, key.to_vec())).cloned())
     }
 
-    fn state_rows(&self, table: u16, visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    fn state_rows(&self, table: u16, visit: &mut RowVisitor<'_>) -> Result<(), StoreError> {
         let tables = self.tables.read();
-        let rows = tables.state.range((table, Vec::new())..).take_while(|((of, _), _)| *of == table);
+        let rows = tables
+            .state
+            .range((table, Vec::new())..)
+            .take_while(|((of, _), _)| *of == table);
         rows.into_iter().try_for_each(|((_, key), value)| visit(key, value))
     }
 
     fn persisted_at_or_below(&self, revision: Revision) -> Result<Option<PersistedTree>, StoreError> {
-        Ok(self.tables.read().persisted.range(..=revision).next_back().map(|(_, tree)| *tree))
+        Ok(self
+            .tables
+            .read()
+            .persisted
+            .range(..=revision)
+            .next_back()
+            .map(|(_, tree)| *tree))
     }
 
-    fn persisted(&self, range: RangeInclusive<Revision>, order: Order, limit: usize) -> Result<Vec<PersistedTree>, StoreError> {
+    fn persisted(
+        &self,
+        range: RangeInclusive<Revision>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<PersistedTree>, StoreError> {
         Ok(slice(&self.tables.read().persisted, range, order, limit))
     }
 
@@ -156,8 +215,15 @@ impl Store for MemoryStore {
 
     fn forget_persisted(&self, revisions: &[Revision]) -> Result<(), StoreError> {
         let mut tables = self.tables.write();
-        if let Some(last) = tables.persisted.keys().next_back().filter(|last| revisions.contains(last)) {
-            return Err(StoreError::refused(format!("the tree of revision {last} is the newest one, the fold builds on it")));
+        if let Some(last) = tables
+            .persisted
+            .keys()
+            .next_back()
+            .filter(|last| revisions.contains(last))
+        {
+            return Err(StoreError::refused(format!(
+                "the tree of revision {last} is the newest one, the fold builds on it"
+            )));
         }
         tables.persisted.retain(|revision, _| !revisions.contains(revision));
         Ok(())
@@ -169,7 +235,14 @@ impl Store for MemoryStore {
 
     fn object_sizes(&self, from: &Hash, limit: usize) -> Result<Vec<(Hash, u32)>, StoreError> {
         let size = |bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        Ok(self.tables.read().objects.range(*from..).take(limit).map(|(hash, bytes)| (*hash, size(bytes))).collect())
+        Ok(self
+            .tables
+            .read()
+            .objects
+            .range(*from..)
+            .take(limit)
+            .map(|(hash, bytes)| (*hash, size(bytes)))
+            .collect())
     }
 
     fn delete_objects(&self, hashes: &[Hash]) -> Result<(), StoreError> {
@@ -185,11 +258,17 @@ impl Store for MemoryStore {
 
     fn estimate(&self) -> Estimate {
         let tables = self.tables.read();
-        Estimate { objects: tables.objects.len() as u64, bytes: tables.object_bytes }
+        Estimate {
+            objects: tables.objects.len() as u64,
+            bytes: tables.object_bytes,
+        }
     }
 
     fn stats(&self) -> Stats {
-        Stats { objects_read: self.objects_read.load(Ordering::Relaxed), ..self.tables.read().stats }
+        Stats {
+            objects_read: self.objects_read.load(Ordering::Relaxed),
+            ..self.tables.read().stats
+        }
     }
 }
 
@@ -212,7 +291,12 @@ impl Tables {
 }
 
 /// A range of rows by revision. An empty range is no error, as it is for a `BTreeMap`.
-fn slice<T: Clone>(rows: &BTreeMap<Revision, T>, range: RangeInclusive<Revision>, order: Order, limit: usize) -> Vec<T> {
+fn slice<T: Clone>(
+    rows: &BTreeMap<Revision, T>,
+    range: RangeInclusive<Revision>,
+    order: Order,
+    limit: usize,
+) -> Vec<T> {
     if range.is_empty() {
         return Vec::new();
     }
@@ -229,5 +313,8 @@ mod tests {
     use crate::conformance::Fixture;
     use std::sync::Arc;
 
-    crate::store_conformance!(|| Fixture { store: Arc::new(MemoryStore::new()), keep: Box::new(()) });
+    crate::store_conformance!(|| Fixture {
+        store: Arc::new(MemoryStore::new()),
+        keep: Box::new(())
+    });
 }

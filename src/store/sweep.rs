@@ -5,17 +5,20 @@
 //! and whatever the last one deleted was unreachable.
 //!
 //! Why no commit loses an object, whenever the two run beside each other:
-//! - **Before the gate shuts.** A commit holds the gate open from before its write until after it, so when the gate is shut every
-//!   batch is either visible or not yet admitted. Only then are the roots asked for: they include every tree persisted until then.
-//! - **After it.** A commit first admits its objects, then writes them. A deletion looks them up and deletes within one lock. So either
-//!   the commit came first and the object stays, or the deletion was finished first and the commit's put comes after it.
-//! - **Objects that a new tree takes over** from the tree before: by induction they were reachable from the newest persisted tree
-//!   when the walk began, which is always a root, or were admitted since.
-//! - **The walk never stops at an admitted object**, only at one it has walked itself. A tree may drop an object and take it up again while the
-//!   sweep runs; what lies below it is then in no batch since, and the old tree may reach it through that very object alone.
+//! - **Before the gate shuts.** A commit holds the gate open from before its write until after it, so when the gate
+//!   is shut every batch is either visible or not yet admitted. Only then are the roots asked for: they include
+//!   every tree persisted until then.
+//! - **After it.** A commit first admits its objects, then writes them. A deletion looks them up and deletes within
+//!   one lock. So either the commit came first and the object stays, or the deletion was finished first and the
+//!   commit's put comes after it.
+//! - **Objects that a new tree takes over** from the tree before: by induction they were reachable from the newest
+//!   persisted tree when the walk began, which is always a root, or were admitted since.
+//! - **The walk never stops at an admitted object**, only at one it has walked itself. A tree may drop an object and
+//!   take it up again while the sweep runs; what lies below it is then in no batch since, and the old tree may reach
+//!   it through that very object alone.
 //!
-//! Deletions go through the same write-ahead log as batches. So a crash that takes back the batch that raised the floor
-//! also takes back the deletions that followed it.
+//! Deletions go through the same write-ahead log as batches. So a crash that takes back the batch that raised the
+//! floor also takes back the deletions that followed it.
 
 use crate::{Order, Store, StoreError};
 use confold_model::ids::{Hash, Revision};
@@ -56,10 +59,12 @@ enum Phase {
     Forget { from: Revision, to: Revision },
     Delete { from: Hash },
     Done,
+    Failed(StoreError),
 }
 
 impl<'s> Sweeper<'s> {
-    /// Shuts the gate, then asks for the roots to keep. The tree that the fold builds on, the newest persisted one, needs no mention. `Busy` when a sweep is running.
+    /// Shuts the gate, then asks for the roots to keep. The tree that the fold builds on, the newest persisted one,
+    /// needs no mention. `Busy` when a sweep is running.
     pub fn begin(
         store: &'s dyn Store,
         references: &'s References<'s>,
@@ -67,7 +72,12 @@ impl<'s> Sweeper<'s> {
     ) -> Result<Sweeper<'s>, StoreError> {
         store.gate().shut()?;
         // From here on dropping opens the gate again, on every way out.
-        let mut sweeper = Sweeper { store, references, phase: Phase::Done, report: Report::default() };
+        let mut sweeper = Sweeper {
+            store,
+            references,
+            phase: Phase::Done,
+            report: Report::default(),
+        };
         let mut pending = roots()?;
         if let Some(head) = store.head() {
             pending.extend(store.persisted_at_or_below(head.revision)?.map(|tree| tree.root));
@@ -77,13 +87,16 @@ impl<'s> Sweeper<'s> {
     }
 
     /// Loads, or scans, at most about `budget` objects. A missing or wrong object among the kept ones is `Damaged`.
+    /// A sweep that failed stays so.
     pub fn step(&mut self, budget: usize) -> Result<Progress, StoreError> {
-        match std::mem::replace(&mut self.phase, Phase::Done) {
+        let progress = match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Mark { pending } => self.mark(pending, budget),
             Phase::Forget { from, to } => self.forget(from, to, budget),
             Phase::Delete { from } => self.delete(from, budget),
             Phase::Done => Ok(Progress::Done),
-        }
+            Phase::Failed(error) => Err(error),
+        };
+        progress.inspect_err(|error| self.phase = Phase::Failed(error.clone()))
     }
 
     pub fn report(&self) -> Report {
@@ -110,7 +123,8 @@ impl<'s> Sweeper<'s> {
                 return Ok(Progress::Sweeping);
             };
             let bytes = self.store.object(&hash)?;
-            let below = (self.references)(&bytes).map_err(|why| StoreError::damaged(format!("object {hash}: {why}")))?;
+            let below =
+                (self.references)(&bytes).map_err(|why| StoreError::damaged(format!("object {hash}: {why}")))?;
             pending.extend(below);
             self.report.marked += 1;
         }
@@ -122,14 +136,20 @@ impl<'s> Sweeper<'s> {
     fn forget(&mut self, from: Revision, to: Revision, budget: usize) -> Result<Progress, StoreError> {
         let rows = self.store.persisted(from..=to, Order::Ascending, budget.max(1))?;
         let kept = |hash: &Hash| self.store.gate().is_kept(hash);
-        let gone: Vec<Revision> =
-            rows.iter().filter(|row| !kept(&row.root)).map(|row| row.revision).collect();
+        let gone: Vec<Revision> = rows
+            .iter()
+            .filter(|row| !kept(&row.root))
+            .map(|row| row.revision)
+            .collect();
         if !gone.is_empty() {
             self.store.forget_persisted(&gone)?;
             self.report.trees_forgotten += gone.len() as u64;
         }
         self.phase = match rows.last() {
-            Some(last) if last.revision < to => Phase::Forget { from: Revision(last.revision.0 + 1), to },
+            Some(last) if last.revision < to => Phase::Forget {
+                from: Revision(last.revision.0 + 1),
+                to,
+            },
             _ => Phase::Delete { from: Hash::ZERO },
         };
         Ok(Progress::Sweeping)
@@ -138,7 +158,10 @@ impl<'s> Sweeper<'s> {
     fn delete(&mut self, from: Hash, budget: usize) -> Result<Progress, StoreError> {
         let found = self.store.object_sizes(&from, budget.max(1))?;
         for some in found.chunks(DELETED_AT_ONCE) {
-            let (count, bytes) = self.store.gate().delete_unkept(some, |doomed| self.store.delete_objects(doomed))?;
+            let (count, bytes) = self
+                .store
+                .gate()
+                .delete_unkept(some, |doomed| self.store.delete_objects(doomed))?;
             self.report.scanned += some.len() as u64;
             self.report.deleted += count;
             self.report.bytes_deleted += bytes;
@@ -192,7 +215,9 @@ pub struct Admitted<'g> {
 impl SweepGate {
     /// Saves a batch's objects from a running sweep, before they are written.
     pub fn admit<'h>(&self, objects: impl Iterator<Item = &'h Hash>) -> Admitted<'_> {
-        let admitted = Admitted { _commit: self.commits.read() };
+        let admitted = Admitted {
+            _commit: self.commits.read(),
+        };
         if let Some(marks) = self.marks.lock().as_mut() {
             for hash in objects {
                 marks.admitted.insert(hash);
@@ -203,9 +228,13 @@ impl SweepGate {
 
     /// As `admit`, for writers that a running sweep would endanger: `Busy` then.
     pub fn admit_alone(&self) -> Result<Admitted<'_>, StoreError> {
-        let admitted = Admitted { _commit: self.commits.read() };
+        let admitted = Admitted {
+            _commit: self.commits.read(),
+        };
         match *self.marks.lock() {
-            Some(_) => Err(StoreError::Busy { what: "a sweep is running".into() }),
+            Some(_) => Err(StoreError::Busy {
+                what: "a sweep is running".into(),
+            }),
             None => Ok(admitted),
         }
     }
@@ -214,7 +243,9 @@ impl SweepGate {
         let _none_under_way = self.commits.write();
         let mut marks = self.marks.lock();
         if marks.is_some() {
-            return Err(StoreError::Busy { what: "a sweep is running".into() });
+            return Err(StoreError::Busy {
+                what: "a sweep is running".into(),
+            });
         }
         *marks = Some(Marks::default());
         Ok(())
@@ -226,7 +257,10 @@ impl SweepGate {
 
     /// Whether the mark is new.
     fn mark(&self, hash: &Hash) -> bool {
-        self.marks.lock().as_mut().is_some_and(|marks| marks.walked.insert(hash))
+        self.marks
+            .lock()
+            .as_mut()
+            .is_some_and(|marks| marks.walked.insert(hash))
     }
 
     fn is_kept(&self, hash: &Hash) -> bool {
@@ -244,7 +278,10 @@ impl SweepGate {
         if !doomed.is_empty() {
             delete(&doomed.iter().map(|(hash, _)| *hash).collect::<Vec<_>>())?;
         }
-        Ok((doomed.len() as u64, doomed.iter().map(|(_, size)| u64::from(*size)).sum()))
+        Ok((
+            doomed.len() as u64,
+            doomed.iter().map(|(_, size)| u64::from(*size)).sum(),
+        ))
     }
 }
 
@@ -262,16 +299,18 @@ impl Marks {
     }
 }
 
-/// The first 16 bytes of each marked hash, in short sorted runs: 16 to 18 bytes for each, without the doubling of a hash table.
-/// Not fewer bytes, as the walk stops at what it has marked: a false mark could cost a kept tree its objects,
-/// and two objects that agree in 8 bytes can be made on purpose.
+/// The first 16 bytes of each marked hash, in short sorted runs: 16 to 18 bytes for each, without the doubling of a
+/// hash table. Not fewer bytes, as the walk stops at what it has marked: a false mark could cost a kept tree its
+/// objects, and two objects that agree in 8 bytes can be made on purpose.
 struct MarkSet {
     runs: Vec<Vec<u128>>,
 }
 
 impl Default for MarkSet {
     fn default() -> MarkSet {
-        MarkSet { runs: vec![Vec::new(); 4096] }
+        MarkSet {
+            runs: vec![Vec::new(); 4096],
+        }
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 4] = [
     "confold/v1/event.proto",
     "confold/v1/service.proto",
     "confold/v1/state.proto",
-    "confold/v1/store.proto",
     "google/rpc/status.proto",
 ];
 

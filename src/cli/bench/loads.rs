@@ -19,7 +19,8 @@ import "confold/options.proto";
 message Root { repeated Item items = 1 [(confold.v1.child_node) = {key: "id"}]; }
 message Item { string id = 1; uint64 count = 2; string text = 3; }
 "#;
-const ROOT: &str = "confold.bench.Root";
+/// The benchmark's root message; its only field is the container, number 1.
+pub const ROOT: &str = "confold.bench.Root";
 
 /// As many clients share a connection as a busy program would let.
 const CLIENTS_PER_CONNECTION: usize = 8;
@@ -201,12 +202,7 @@ fn commit(operations: impl IntoIterator<Item = pb::TextOperation>) -> pb::Commit
 }
 
 fn put(index: u64, count: u64, load: &Load) -> pb::TextOperation {
-    let item = Item {
-        id: key(index),
-        count,
-        text: "x".repeat(load.record_bytes.saturating_sub(90)),
-    };
-    let form = Some(Form::Proto(prost::Message::encode_to_vec(&item).into()));
+    let form = Some(Form::Proto(item(index, count, load).1.into()));
     let value = pb::Value {
         form,
         r#type: String::new(),
@@ -216,6 +212,17 @@ fn put(index: u64, count: u64, load: &Load) -> pb::TextOperation {
         kind: Some(Kind::Put(value)),
         ..Default::default()
     }
+}
+
+/// Key and canonical bytes of one child.
+pub fn item(index: u64, count: u64, load: &Load) -> (String, Vec<u8>) {
+    let item = Item {
+        id: key(index),
+        count,
+        text: "x".repeat(load.record_bytes.saturating_sub(90)),
+    };
+    let bytes = prost::Message::encode_to_vec(&item);
+    (item.id, bytes)
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -237,11 +244,12 @@ fn key(index: u64) -> String {
 }
 
 /// The same sequence in every run, without order: a multiplication by an odd number walks over everything.
-fn scattered(turn: u64) -> u64 {
+pub fn scattered(turn: u64) -> u64 {
     turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20
 }
 
-fn schema() -> Result<Vec<u8>, Failure> {
+/// The benchmark's schema as a descriptor set.
+pub fn schema() -> Result<Vec<u8>, Failure> {
     let failed = |error: std::io::Error| Failure::new(crate::Exit::Damaged, format!("cannot write a file: {error}"));
     let folder = tempfile::tempdir().map_err(failed)?;
     std::fs::write(folder.path().join("bench.proto"), SCHEMA).map_err(failed)?;

@@ -9,7 +9,7 @@ mod loads;
 mod measure;
 
 pub use limits::{blake3, fdatasync};
-pub use loads::{Target, prepare, run};
+pub use loads::{ROOT, Target, item, prepare, run, scattered, schema};
 pub use measure::{Measured, Recorder};
 
 use std::time::Duration;

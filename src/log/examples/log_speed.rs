@@ -19,10 +19,15 @@ const SINGLE: usize = 3000;
 const IN_FLIGHT: usize = 64;
 const IN_FLIGHT_COUNT: usize = 60_000;
 const PIPELINED: usize = 600_000;
-const IDENTITY: Identity = Identity { log_id: [1; 16], transport_id: [2; 16] };
+const IDENTITY: Identity = Identity {
+    log_id: [1; 16],
+    transport_id: [2; 16],
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let parent = std::env::args_os().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
+    let parent = std::env::args_os()
+        .nth(1)
+        .map_or_else(std::env::temp_dir, PathBuf::from);
     let folder = parent.join(format!("confold-log-speed-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let result = measure(&folder);
@@ -33,33 +38,59 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn measure(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
     println!("records of {RECORD} bytes, in {}", folder.display());
     let raw = raw_sync(folder, BATCH)?;
-    println!("raw write + fdatasync of {BATCH} bytes      p50 {:>9}  p99 {:>9}", micros(raw.0), micros(raw.1));
+    println!(
+        "raw write + fdatasync of {BATCH} bytes      p50 {:>9}  p99 {:>9}",
+        micros(raw.0),
+        micros(raw.1)
+    );
 
     let log = FileLog::create(&folder.join("log"), IDENTITY, Options::default())?;
     let mut reader = log.reader(Position(0))?;
     let single = one_at_a_time(&log, &mut *reader)?;
-    println!("append to read, one at a time           p50 {:>9}  p99 {:>9}", micros(single.0), micros(single.1));
+    println!(
+        "append to read, one at a time           p50 {:>9}  p99 {:>9}",
+        micros(single.0),
+        micros(single.1)
+    );
     println!("  that is {:.2} x raw", single.0.as_secs_f64() / raw.0.as_secs_f64());
 
     let took = in_flight(&log, &mut *reader)?;
-    println!("{IN_FLIGHT} in flight                            {:>9.0} records/s", IN_FLIGHT_COUNT as f64 / took.as_secs_f64());
-    println!("  that is {:.1} x raw", IN_FLIGHT_COUNT as f64 / took.as_secs_f64() * raw.0.as_secs_f64());
+    println!(
+        "{IN_FLIGHT} in flight                            {:>9.0} records/s",
+        IN_FLIGHT_COUNT as f64 / took.as_secs_f64()
+    );
+    println!(
+        "  that is {:.1} x raw",
+        IN_FLIGHT_COUNT as f64 / took.as_secs_f64() * raw.0.as_secs_f64()
+    );
 
     let took = pipelined(&log, &mut *reader)?;
     let rate = PIPELINED as f64 / took.as_secs_f64();
-    println!("pipelined                               {rate:>9.0} records/s, {:.0} MB/s", rate * RECORD as f64 / 1e6);
+    println!(
+        "pipelined                               {rate:>9.0} records/s, {:.0} MB/s",
+        rate * RECORD as f64 / 1e6
+    );
     let big = raw_sync(folder, 1 << 20)?;
-    println!("  raw write + fdatasync of 1 MiB        {:>9.0} MB/s", (1 << 20) as f64 / big.0.as_secs_f64() / 1e6);
+    println!(
+        "  raw write + fdatasync of 1 MiB        {:>9.0} MB/s",
+        (1 << 20) as f64 / big.0.as_secs_f64() / 1e6
+    );
     log.close();
 
     let began = Instant::now();
     let log = FileLog::open(&folder.join("log"), Options::default())?;
-    println!("open                                    {:>9.1} ms", began.elapsed().as_secs_f64() * 1e3);
+    println!(
+        "open                                    {:>9.1} ms",
+        began.elapsed().as_secs_f64() * 1e3
+    );
     let count = log.range().end.0;
     let began = Instant::now();
     read_count(&mut *log.reader(Position(0))?, count as usize)?;
     let rate = count as f64 / began.elapsed().as_secs_f64();
-    println!("read from disk, checked                 {rate:>9.0} records/s, {:.0} MB/s", rate * RECORD as f64 / 1e6);
+    println!(
+        "read from disk, checked                 {rate:>9.0} records/s, {:.0} MB/s",
+        rate * RECORD as f64 / 1e6
+    );
     Ok(())
 }
 
@@ -126,7 +157,9 @@ fn pipelined(log: &dyn Log, reader: &mut dyn Reader) -> Result<Duration, LogErro
 fn read_count(reader: &mut dyn Reader, count: usize) -> Result<(), LogError> {
     let mut seen = 0;
     while seen < count {
-        seen += reader.read((count - seen).min(1024), usize::MAX, Duration::from_secs(10))?.len();
+        seen += reader
+            .read((count - seen).min(1024), usize::MAX, Duration::from_secs(10))?
+            .len();
     }
     Ok(())
 }

@@ -26,14 +26,17 @@ pub struct Copy {
 impl Copy {
     /// A new folder. `origin` says where the copy begins and, as far as is known, where it will end.
     pub fn create(folder: &Path, origin: Origin, options: Options) -> Result<Copy, LogError> {
-        let disk = OsDisk::make(folder).map_err(|error| LogError::failed(format!("cannot create {}", folder.display()), error))?;
+        let disk = OsDisk::make(folder)
+            .map_err(|error| LogError::failed(format!("cannot create {}", folder.display()), error))?;
         Copy::create_on(Arc::new(disk), origin, options)
     }
 
     /// One that was begun before. `tip()` says with which record to go on.
     pub fn resume(folder: &Path, options: Options) -> Result<Copy, LogError> {
         if !folder.is_dir() {
-            return Err(LogError::Missing { folder: folder.display().to_string() });
+            return Err(LogError::Missing {
+                folder: folder.display().to_string(),
+            });
         }
         Copy::resume_on(Arc::new(OsDisk::new(folder)), options)
     }
@@ -41,18 +44,34 @@ impl Copy {
     pub fn create_on(disk: Arc<dyn Disk>, origin: Origin, options: Options) -> Result<Copy, LogError> {
         let lock = open::lock(&*disk)?;
         let appender = begin(&disk, origin.identity, Some(&origin), &options)?;
-        Ok(Copy { disk, appender, origin, options, failed: None, _lock: lock })
+        Ok(Copy {
+            disk,
+            appender,
+            origin,
+            options,
+            failed: None,
+            _lock: lock,
+        })
     }
 
     pub fn resume_on(disk: Arc<dyn Disk>, options: Options) -> Result<Copy, LogError> {
         let lock = open::lock_existing(&*disk)?;
         let found = open::find(&disk, Access::Write, &options)?;
         let Some(origin) = found.origin else {
-            return Err(LogError::Fenced { what: format!("{} was not begun as a copy", disk.folder()) });
+            return Err(LogError::Fenced {
+                what: format!("{} was not begun as a copy", disk.folder()),
+            });
         };
         let len = found.extents[found.extents.len() - 1].len;
         let appender = Appender::resume(disk.clone(), found.last, len, found.tip, options.segment_bytes);
-        Ok(Copy { disk, appender, origin, options, failed: None, _lock: lock })
+        Ok(Copy {
+            disk,
+            appender,
+            origin,
+            options,
+            failed: None,
+            _lock: lock,
+        })
     }
 
     /// What comes next.
@@ -70,7 +89,10 @@ impl Copy {
         for record in records {
             let here = tip.record(record.time, record.bytes.clone());
             if here != *record {
-                let what = format!("after {} records the copy expects {here:?}, and the source has {record:?}", here.position);
+                let what = format!(
+                    "after {} records the copy expects {here:?}, and the source has {record:?}",
+                    here.position
+                );
                 return Err(LogError::Fenced { what });
             }
         }
@@ -82,7 +104,10 @@ impl Copy {
                 bytes <= self.options.batch_bytes
             };
             let (batch, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-            match self.appender.commit(batch.iter().map(|record| (record.time, record.bytes.clone()))) {
+            match self
+                .appender
+                .commit(batch.iter().map(|record| (record.time, record.bytes.clone())))
+            {
                 Ok(_) => rest = later,
                 Err(Fault::DiskFull(what)) => return Err(LogError::DiskFull { what }),
                 Err(Fault::Final(error)) => return Err(self.failed.insert(error).clone()),
@@ -97,9 +122,14 @@ impl Copy {
         if self.origin.end != end {
             self.origin.end = end;
             let noted = self.origin.write(&*self.disk).and_then(|()| self.disk.sync_folder());
-            noted.map_err(|error| LogError::failed(format!("cannot finish the copy in {}", self.disk.folder()), error))?;
+            noted.map_err(|error| {
+                LogError::failed(format!("cannot finish the copy in {}", self.disk.folder()), error)
+            })?;
         }
-        Ok(Range { start: self.origin.first.position, end })
+        Ok(Range {
+            start: self.origin.first.position,
+            end,
+        })
     }
 }
 
@@ -110,7 +140,10 @@ pub fn export(source: &dyn Log, copy: &mut Copy, end: Position) -> Result<(), Lo
         let left = end.0 - copy.tip().position.0;
         let records = reader.read(left.min(4096) as usize, 1 << 20, Duration::ZERO)?;
         if records.is_empty() {
-            return Err(LogError::BeyondEnd { asked: end, end: source.range().end });
+            return Err(LogError::BeyondEnd {
+                asked: end,
+                end: source.range().end,
+            });
         }
         copy.append(&records)?;
     }

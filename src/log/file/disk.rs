@@ -34,6 +34,9 @@ pub trait DiskFile: Send + Sync {
     /// Until this returned `Ok`, nothing written is durable. After an error nobody knows what is, and asking again proves
     /// nothing: the system may have dropped the pages and report the error once.
     fn sync(&self) -> io::Result<()>;
+    /// What is read from now on comes from the disk itself. The system's memory may still show pages that a failed sync,
+    /// perhaps of another process, never wrote.
+    fn forget_cached(&self) -> io::Result<()>;
 
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
@@ -70,10 +73,17 @@ impl OsDisk {
     pub fn make(folder: impl Into<PathBuf>) -> io::Result<OsDisk> {
         let folder = folder.into();
         if !folder.is_dir() {
-            let missing: Vec<PathBuf> = folder.ancestors().take_while(|at| !at.exists()).map(Path::to_owned).collect();
+            let missing: Vec<PathBuf> = folder
+                .ancestors()
+                .take_while(|at| !at.exists())
+                .map(Path::to_owned)
+                .collect();
             fs::create_dir_all(&folder)?;
             for made in missing {
-                let parent = made.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+                let parent = made
+                    .parent()
+                    .filter(|parent| *parent != Path::new(""))
+                    .unwrap_or(Path::new("."));
                 File::open(parent)?.sync_all()?;
             }
         }
@@ -94,12 +104,20 @@ impl Disk for OsDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.folder.join(name))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.folder.join(name))?;
         Ok(Arc::new(file))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(access == Access::Write).open(self.folder.join(name))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(access == Access::Write)
+            .open(self.folder.join(name))?;
         Ok(Arc::new(file))
     }
 
@@ -118,7 +136,13 @@ impl Disk for OsDisk {
     fn lock(&self) -> Result<Box<dyn Send + Sync>, NotLocked> {
         // The file stays when the lock goes: removing it would let two processes lock two files of one name.
         let path = self.folder.join(LOCK);
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(NotLocked::Io)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(NotLocked::Io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -128,7 +152,9 @@ impl Disk for OsDisk {
             Err(TryLockError::Error(error)) => return Err(NotLocked::Io(error)),
         }
         // The process id is for people. A full disk must not keep the log from opening.
-        let noted = file.set_len(0).and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
+        let noted = file
+            .set_len(0)
+            .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
         if let Err(error) = noted {
             tracing::warn!(%error, file = %path.display(), "cannot note the process id in the lock file");
         }
@@ -155,6 +181,10 @@ impl DiskFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn forget_cached(&self) -> io::Result<()> {
+        rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed).map_err(io::Error::from)
     }
 }
 

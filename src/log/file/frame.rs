@@ -54,14 +54,27 @@ pub struct Tip {
 }
 
 impl Tip {
-    pub const START: Tip = Tip { position: Position(0), digest: Hash::ZERO, time: Time(0) };
+    pub const START: Tip = Tip {
+        position: Position(0),
+        digest: Hash::ZERO,
+        time: Time(0),
+    };
 
     /// The record that follows here with this time and these bytes; the tip moves behind it.
     pub fn record(&mut self, time: Time, bytes: Bytes) -> Record {
         let position = self.position;
         let digest = log_digest(self.digest, position, time, &bytes);
-        *self = Tip { position: position.next(), digest, time };
-        Record { position, time, bytes, digest }
+        *self = Tip {
+            position: position.next(),
+            digest,
+            time,
+        };
+        Record {
+            position,
+            time,
+            bytes,
+            digest,
+        }
     }
 }
 
@@ -91,7 +104,10 @@ impl SegmentHeader {
     /// What is wrong is said in words for people.
     pub fn decode(bytes: &[u8]) -> Result<SegmentHeader, String> {
         if bytes.len() < SEGMENT_HEADER {
-            return Err(format!("the segment's header needs {SEGMENT_HEADER} bytes and only {} are there", bytes.len()));
+            return Err(format!(
+                "the segment's header needs {SEGMENT_HEADER} bytes and only {} are there",
+                bytes.len()
+            ));
         }
         let (mut fields, mut sum) = (&bytes[..100], &bytes[100..SEGMENT_HEADER]);
         if fields[..8] != *SEGMENT_MAGIC {
@@ -102,14 +118,23 @@ impl SegmentHeader {
         let format = fields.get_u32();
         let summed = crc32c::crc32c(&bytes[..100]) == sum.get_u32();
         if format != FORMAT && summed {
-            return Err(format!("the segment has format {format}, and this build reads format {FORMAT}"));
+            return Err(format!(
+                "the segment has format {format}, and this build reads format {FORMAT}"
+            ));
         }
         if !summed {
             return Err("the checksum of the segment's header is wrong".to_owned());
         }
         Ok(SegmentHeader {
-            identity: Identity { log_id: take(&mut fields), transport_id: take(&mut fields) },
-            start: Tip { position: Position(fields.get_u64()), digest: Hash(take(&mut fields)), time: Time(fields.get_i64()) },
+            identity: Identity {
+                log_id: take(&mut fields),
+                transport_id: take(&mut fields),
+            },
+            start: Tip {
+                position: Position(fields.get_u64()),
+                digest: Hash(take(&mut fields)),
+                time: Time(fields.get_i64()),
+            },
             bytes_before: fields.get_u64(),
         })
     }
@@ -122,7 +147,10 @@ impl SegmentHeader {
 
 /// The bytes of one batch. `records` are not empty and follow each other.
 pub fn encode_batch(seed: u32, records: &[Record]) -> Vec<u8> {
-    let size = records.iter().map(|record| RECORD_HEADER + record.bytes.len()).sum::<usize>();
+    let size = records
+        .iter()
+        .map(|record| RECORD_HEADER + record.bytes.len())
+        .sum::<usize>();
     let mut out = Vec::with_capacity(BATCH_HEADER + size);
     out.resize(BATCH_HEADER, 0);
     for record in records {
@@ -192,7 +220,10 @@ impl BatchHeader {
     /// The records of a sound body, of which `tip` is the place before; it moves behind them. Refuses, in words, what the writer cannot have written.
     pub fn records(&self, tip: &mut Tip, mut body: Bytes) -> Result<Vec<Record>, String> {
         if self.first != tip.position {
-            return Err(format!("a batch begins with position {} where {} is due", self.first, tip.position));
+            return Err(format!(
+                "a batch begins with position {} where {} is due",
+                self.first, tip.position
+            ));
         }
         let mut after = *tip;
         let mut records = Vec::with_capacity(self.count as usize);
@@ -211,7 +242,12 @@ impl BatchHeader {
             return Err("the batch has more bytes than its records".to_owned());
         }
         if after.digest != self.digest {
-            return Err(format!("the log digest of position {} is {} and the batch says {}", self.end().0 - 1, after.digest.short(), self.digest.short()));
+            return Err(format!(
+                "the log digest of position {} is {} and the batch says {}",
+                self.end().0 - 1,
+                after.digest.short(),
+                self.digest.short()
+            ));
         }
         *tip = after;
         Ok(records)

@@ -31,7 +31,10 @@ pub(super) struct Found {
 /// Only one process writes a folder.
 pub(super) fn lock(disk: &dyn Disk) -> Result<Box<dyn Send + Sync>, LogError> {
     disk.lock().map_err(|error| match error {
-        NotLocked::Held(by) => LogError::Locked { folder: disk.folder(), by },
+        NotLocked::Held(by) => LogError::Locked {
+            folder: disk.folder(),
+            by,
+        },
         NotLocked::Io(error) => LogError::failed(format!("cannot lock {}", disk.folder()), error),
     })
 }
@@ -55,15 +58,27 @@ pub(super) fn segments(disk: &dyn Disk) -> Result<Vec<Position>, LogError> {
 pub(super) fn find(disk: &Arc<dyn Disk>, access: Access, options: &Options) -> Result<Found, LogError> {
     let disk = &**disk;
     let names = list(disk)?;
-    let origin = if names.iter().any(|name| name == origin::NAME) { Some(Origin::read(disk)?) } else { None };
+    let origin = if names.iter().any(|name| name == origin::NAME) {
+        Some(Origin::read(disk)?)
+    } else {
+        None
+    };
     let first = origin.map_or(Tip::START, |origin| origin.first);
     // A trim that was interrupted: the origin says that these are gone.
-    let (trimmed, starts): (Vec<Position>, Vec<Position>) = segments(disk)?.into_iter().partition(|start| *start < first.position);
+    let (trimmed, starts): (Vec<Position>, Vec<Position>) =
+        segments(disk)?.into_iter().partition(|start| *start < first.position);
     if starts.is_empty() {
         return Err(LogError::Missing { folder: disk.folder() });
     }
 
-    let mut chain = Chain { disk, options, first, origin: origin.as_ref(), identity: None, before: None };
+    let mut chain = Chain {
+        disk,
+        options,
+        first,
+        origin: origin.as_ref(),
+        identity: None,
+        before: None,
+    };
     let mut extents = VecDeque::new();
     let (earlier, last) = starts.split_at(starts.len() - 1);
     for start in earlier {
@@ -75,18 +90,37 @@ pub(super) fn find(disk: &Arc<dyn Disk>, access: Access, options: &Options) -> R
         extents.push_back(Extent { start: *start, len });
     }
     let (last, len) = chain.link(last[0], access)?;
+    if access == Access::Write {
+        settle(disk, &last)?;
+    }
     let (tip, sound, torn) = scan_last(disk, &last, len)?;
     keep(disk, &last, tip, sound, torn.as_deref(), options.must_have)?;
-    extents.push_back(Extent { start: last.header.start.position, len: sound });
+    extents.push_back(Extent {
+        start: last.header.start.position,
+        len: sound,
+    });
 
-    let cut = torn.map(|why| Cut { file: place(disk, &last.name), offset: sound, bytes: len - sound, position: tip.position, why });
+    let cut = torn.map(|why| Cut {
+        file: place(disk, &last.name),
+        offset: sound,
+        bytes: len - sound,
+        position: tip.position,
+        why,
+    });
     if access == Access::Write {
         tidy(disk, &names, &trimmed)?;
         if let Some(cut) = &cut {
             cut_off(&last, cut)?;
         }
     }
-    Ok(Found { identity: last.header.identity, origin, extents, last, tip, cut })
+    Ok(Found {
+        identity: last.header.identity,
+        origin,
+        extents,
+        last,
+        tip,
+        cut,
+    })
 }
 
 /// Each segment has to follow from the one before.
@@ -103,35 +137,73 @@ struct Chain<'a> {
 impl Chain<'_> {
     fn link(&mut self, start: Position, access: Access) -> Result<(Segment, u64), LogError> {
         let segment = Segment::open(self.disk, start, access)?;
-        let len = segment.file.len().map_err(|error| LogError::failed(format!("cannot read {}", place(self.disk, &segment.name)), error))?;
+        let len = segment
+            .file
+            .len()
+            .map_err(|error| LogError::failed(format!("cannot read {}", place(self.disk, &segment.name)), error))?;
         let header = &segment.header;
-        let corrupt = |what| Err(LogError::Corrupt { file: place(self.disk, &segment.name), offset: 0, position: start, what });
+        let corrupt = |what| {
+            Err(LogError::Corrupt {
+                file: place(self.disk, &segment.name),
+                offset: 0,
+                position: start,
+                what,
+            })
+        };
         let identity = *self.identity.get_or_insert(header.identity);
         if let Some(expected) = self.options.transport_id
             && expected != header.identity.transport_id
         {
-            return Err(LogError::Fenced { what: format!("{} does not have the transport id that was asked for", self.disk.folder()) });
+            return Err(LogError::Fenced {
+                what: format!(
+                    "{} does not have the transport id that was asked for",
+                    self.disk.folder()
+                ),
+            });
         }
         if header.identity != identity || self.origin.is_some_and(|origin| origin.identity != identity) {
             return corrupt("the segment is of another log than the files beside it".to_owned());
         }
         match self.before {
             None if start != self.first.position => {
-                return corrupt(format!("the log should begin with position {}: segments before this one are missing", self.first.position));
+                return corrupt(format!(
+                    "the log should begin with position {}: segments before this one are missing",
+                    self.first.position
+                ));
             }
-            None if header.start.digest != self.first.digest => return corrupt("the log digest before the first record is wrong".to_owned()),
+            None if header.start.digest != self.first.digest => {
+                return corrupt("the log digest before the first record is wrong".to_owned());
+            }
             None => {}
             Some((bytes, _)) if header.bytes_before != bytes => {
-                return corrupt(format!("the segment before it had {} bytes, and the file before it has {bytes}: one is missing, or was changed", header.bytes_before));
+                return corrupt(format!(
+                    "the segment before it had {} bytes, and the file before it has {bytes}: one is missing, or was changed",
+                    header.bytes_before
+                ));
             }
             Some((_, Some(tip))) if header.start != tip => {
-                return corrupt(format!("the segment before it ends before position {} with log digest {}", tip.position, tip.digest.short()));
+                return corrupt(format!(
+                    "the segment before it ends before position {} with log digest {}",
+                    tip.position,
+                    tip.digest.short()
+                ));
             }
             Some(_) => {}
         }
         self.before = Some((len, None));
         Ok((segment, len))
     }
+}
+
+/// What a process that died had written and not synced is served only once it is durable; and what a failed sync left in
+/// memory alone is not served at all.
+fn settle(disk: &dyn Disk, last: &Segment) -> Result<(), LogError> {
+    let done = last
+        .file
+        .sync()
+        .and_then(|()| disk.sync_folder())
+        .and_then(|()| last.file.forget_cached());
+    done.map_err(|error| LogError::failed(format!("cannot sync {}", place(disk, &last.name)), error))
 }
 
 fn scan_whole(disk: &dyn Disk, segment: &Segment, len: u64) -> Result<Tip, LogError> {
@@ -166,22 +238,38 @@ fn scan_last(disk: &dyn Disk, segment: &Segment, len: u64) -> Result<(Tip, u64, 
     }
 }
 
-fn keep(disk: &dyn Disk, last: &Segment, tip: Tip, sound: u64, torn: Option<&str>, must_have: Option<Position>) -> Result<(), LogError> {
+fn keep(
+    disk: &dyn Disk,
+    last: &Segment,
+    tip: Tip,
+    sound: u64,
+    torn: Option<&str>,
+    must_have: Option<Position>,
+) -> Result<(), LogError> {
     match must_have {
         Some(applied) if applied >= tip.position => {
             let how = torn.unwrap_or("the log ends here");
             let what = format!("{how}, and position {applied} was already applied from this log");
-            Err(LogError::Corrupt { file: place(disk, &last.name), offset: sound, position: tip.position, what })
+            Err(LogError::Corrupt {
+                file: place(disk, &last.name),
+                offset: sound,
+                position: tip.position,
+                what,
+            })
         }
         _ => Ok(()),
     }
 }
 
 fn tidy(disk: &dyn Disk, names: &[String], trimmed: &[Position]) -> Result<(), LogError> {
-    let unfinished = names.iter().filter(|name| [UNFINISHED, origin::UNFINISHED].contains(&name.as_str())).cloned();
+    let unfinished = names
+        .iter()
+        .filter(|name| [UNFINISHED, origin::UNFINISHED].contains(&name.as_str()))
+        .cloned();
     for name in unfinished.chain(trimmed.iter().map(|start| name_of(*start))) {
         tracing::info!(file = %place(disk, &name), "removing what an interrupted step left behind");
-        disk.remove(&name).map_err(|error| LogError::failed(format!("cannot remove {}", place(disk, &name)), error))?;
+        disk.remove(&name)
+            .map_err(|error| LogError::failed(format!("cannot remove {}", place(disk, &name)), error))?;
     }
     Ok(())
 }

@@ -59,22 +59,49 @@ impl Origin {
 
     pub(super) fn read(disk: &dyn Disk) -> Result<Origin, LogError> {
         let mut bytes = [0; SIZE];
-        let read = disk.open(NAME, Access::Read).and_then(|file| Ok((read_full(&*file, &mut bytes, 0)?, file.len()?)));
-        let (read, len) = read.map_err(|error| LogError::failed(format!("cannot read {}", place(disk, NAME)), error))?;
-        let corrupt = |what: String| LogError::Corrupt { file: place(disk, NAME), offset: 0, position: Position(0), what };
+        let read = disk
+            .open(NAME, Access::Read)
+            .and_then(|file| Ok((read_full(&*file, &mut bytes, 0)?, file.len()?)));
+        let (read, len) =
+            read.map_err(|error| LogError::failed(format!("cannot read {}", place(disk, NAME)), error))?;
+        let corrupt = |what: String| LogError::Corrupt {
+            file: place(disk, NAME),
+            offset: 0,
+            position: Position(0),
+            what,
+        };
         let mut fields = &bytes[8..148];
         let format = fields.get_u32();
-        if read < SIZE || len != SIZE as u64 || bytes[..8] != *MAGIC || crc32c::crc32c(&bytes[..148]).to_be_bytes() != bytes[148..] {
+        if read < SIZE
+            || len != SIZE as u64
+            || bytes[..8] != *MAGIC
+            || crc32c::crc32c(&bytes[..148]).to_be_bytes() != bytes[148..]
+        {
             return Err(corrupt("it is not a whole and sound origin".to_owned()));
         }
         if format != FORMAT {
-            return Err(corrupt(format!("it has format {format}, and this build reads format {FORMAT}")));
+            return Err(corrupt(format!(
+                "it has format {format}, and this build reads format {FORMAT}"
+            )));
         }
-        let identity = Identity { log_id: take(&mut fields), transport_id: take(&mut fields) };
+        let identity = Identity {
+            log_id: take(&mut fields),
+            transport_id: take(&mut fields),
+        };
         let source = take(&mut fields);
         let position = Position(fields.get_u64());
         let end = Position(fields.get_u64());
-        let first = Tip { position, digest: Hash(take(&mut fields)), time: Time(fields.get_i64()) };
-        Ok(Origin { identity, source, first, end, state: Hash(take(&mut fields)) })
+        let first = Tip {
+            position,
+            digest: Hash(take(&mut fields)),
+            time: Time(fields.get_i64()),
+        };
+        Ok(Origin {
+            identity,
+            source,
+            first,
+            end,
+            state: Hash(take(&mut fields)),
+        })
     }
 }

@@ -31,11 +31,23 @@ struct OpenSegment {
 
 impl FileReader {
     pub(super) fn new(tail: Arc<Tail>, from: Position) -> FileReader {
-        FileReader { tail, next: from, before: None, rest: VecDeque::new(), open: None }
+        FileReader {
+            tail,
+            next: from,
+            before: None,
+            rest: VecDeque::new(),
+            open: None,
+        }
     }
 
     /// At least one record from the segment that holds `next`, more while the budget lasts.
-    fn read_disk(&mut self, extent: Extent, end: Position, max_records: usize, max_bytes: usize) -> Result<(), LogError> {
+    fn read_disk(
+        &mut self,
+        extent: Extent,
+        end: Position,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<(), LogError> {
         let mut open = match self.open.take() {
             Some(open) if open.start == extent.start && open.cursor.tip.position == self.next => open,
             _ => self.seek(extent)?,
@@ -77,18 +89,35 @@ impl FileReader {
         let segment = Segment::open(disk, extent.start, Access::Read).map_err(|error| {
             // A trim between asking where to read and opening the file is no damage.
             let start = self.tail.range().start;
-            if self.next < start { LogError::BelowStart { asked: self.next, start } } else { error }
+            if self.next < start {
+                LogError::BelowStart {
+                    asked: self.next,
+                    start,
+                }
+            } else {
+                error
+            }
         })?;
         let mut cursor = segment.cursor();
-        cursor.skip_to(self.next, extent.len).map_err(|broken| broken.error(disk, &segment.name, &cursor))?;
+        cursor
+            .skip_to(self.next, extent.len)
+            .map_err(|broken| broken.error(disk, &segment.name, &cursor))?;
         if let Some(before) = self.before
             && cursor.tip.position == self.next
             && cursor.tip.digest != before
         {
-            let what = format!("the log digest before it is {} and this segment says {}", before.short(), cursor.tip.digest.short());
+            let what = format!(
+                "the log digest before it is {} and this segment says {}",
+                before.short(),
+                cursor.tip.digest.short()
+            );
             return Err(Broken::Wrong { what }.error(disk, &segment.name, &cursor));
         }
-        Ok(OpenSegment { name: segment.name, start: extent.start, cursor })
+        Ok(OpenSegment {
+            name: segment.name,
+            start: extent.start,
+            cursor,
+        })
     }
 }
 

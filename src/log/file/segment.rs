@@ -19,7 +19,9 @@ pub(super) fn name_of(start: Position) -> String {
 
 /// `None`: the name is not one of a segment.
 pub(super) fn start_of(name: &str) -> Option<Position> {
-    let digits = name.strip_suffix(".log").filter(|digits| digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))?;
+    let digits = name
+        .strip_suffix(".log")
+        .filter(|digits| digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))?;
     digits.parse().ok().map(Position)
 }
 
@@ -33,14 +35,25 @@ pub(super) struct Segment {
 impl Segment {
     pub(super) fn open(disk: &dyn Disk, start: Position, access: Access) -> Result<Segment, LogError> {
         let name = name_of(start);
-        let file = disk.open(&name, access).map_err(|error| LogError::failed(format!("cannot open {}", place(disk, &name)), error))?;
+        let file = disk
+            .open(&name, access)
+            .map_err(|error| LogError::failed(format!("cannot open {}", place(disk, &name)), error))?;
         let mut bytes = [0; SEGMENT_HEADER];
-        let read = read_full(&*file, &mut bytes, 0).map_err(|error| LogError::failed(format!("cannot read {}", place(disk, &name)), error))?;
+        let read = read_full(&*file, &mut bytes, 0)
+            .map_err(|error| LogError::failed(format!("cannot read {}", place(disk, &name)), error))?;
         let header = SegmentHeader::decode(&bytes[..read]).and_then(|header| match header.start.position == start {
             true => Ok(header),
-            false => Err(format!("the file is named for position {start} and its header says {}", header.start.position)),
+            false => Err(format!(
+                "the file is named for position {start} and its header says {}",
+                header.start.position
+            )),
         });
-        let header = header.map_err(|what| LogError::Corrupt { file: place(disk, &name), offset: 0, position: start, what })?;
+        let header = header.map_err(|what| LogError::Corrupt {
+            file: place(disk, &name),
+            offset: 0,
+            position: start,
+            what,
+        })?;
         Ok(Segment { name, file, header })
     }
 
@@ -77,18 +90,25 @@ pub(super) struct Cursor {
 pub(super) enum Broken {
     Io(io::Error),
     /// What a write that was cut short leaves behind, or a flipped bit.
-    Unsound { what: String },
+    Unsound {
+        what: String,
+    },
     /// Every checksum is right, and yet the writer cannot have written this here.
-    Wrong { what: String },
+    Wrong {
+        what: String,
+    },
 }
 
 impl Broken {
     pub(super) fn error(self, disk: &dyn Disk, name: &str, at: &Cursor) -> LogError {
         match self {
             Broken::Io(error) => LogError::failed(format!("cannot read {}", place(disk, name)), error),
-            Broken::Unsound { what } | Broken::Wrong { what } => {
-                LogError::Corrupt { file: place(disk, name), offset: at.offset, position: at.tip.position, what }
-            }
+            Broken::Unsound { what } | Broken::Wrong { what } => LogError::Corrupt {
+                file: place(disk, name),
+                offset: at.offset,
+                position: at.tip.position,
+                what,
+            },
         }
     }
 }
@@ -96,13 +116,19 @@ impl Broken {
 impl Cursor {
     /// The records of the next batch; `None` at `len`, where the file (or its durable part) ends.
     pub(super) fn next(&mut self, len: u64) -> Result<Option<Vec<Record>>, Broken> {
-        let Some(header) = self.header(len)? else { return Ok(None) };
-        let body = self.load(self.offset + BATCH_HEADER as u64, header.length, len).map_err(Broken::Io)?;
+        let Some(header) = self.header(len)? else {
+            return Ok(None);
+        };
+        let body = self
+            .load(self.offset + BATCH_HEADER as u64, header.length, len)
+            .map_err(Broken::Io)?;
         if !header.body_is_sound(self.seed, &body) {
             let what = format!("the checksum of the batch of {} records is wrong", header.count);
             return Err(Broken::Unsound { what });
         }
-        let records = header.records(&mut self.tip, body).map_err(|what| Broken::Wrong { what })?;
+        let records = header
+            .records(&mut self.tip, body)
+            .map_err(|what| Broken::Wrong { what })?;
         self.offset += header.size() as u64;
         Ok(Some(records))
     }
@@ -111,7 +137,10 @@ impl Cursor {
     pub(super) fn skip_to(&mut self, position: Position, len: u64) -> Result<(), Broken> {
         while let Some(header) = self.header(len)? {
             if header.first != self.tip.position {
-                let what = format!("a batch begins with position {} where {} is due", header.first, self.tip.position);
+                let what = format!(
+                    "a batch begins with position {} where {} is due",
+                    header.first, self.tip.position
+                );
                 return Err(Broken::Wrong { what });
             }
             if header.end() > position {
@@ -119,13 +148,17 @@ impl Cursor {
             }
             self.offset += header.size() as u64;
             // The time before is the writer's business.
-            self.tip = Tip { position: header.end(), digest: header.digest, time: self.tip.time };
+            self.tip = Tip {
+                position: header.end(),
+                digest: header.digest,
+                time: self.tip.time,
+            };
         }
         Ok(())
     }
 
-    /// The first sound batch header after the place where the cursor is stuck, of a batch that follows the one that stood
-    /// here: with one of those, what is here was whole once.
+    /// The first sound batch header after the place where the cursor is stuck, of a batch that does not lie before it: with
+    /// one of those, this is not the end of what was written.
     pub(super) fn find_later(&self, len: u64) -> io::Result<Option<(u64, Position)>> {
         let mut window = vec![0; CHUNK + BATCH_HEADER];
         let mut at = self.offset + 1;
@@ -134,7 +167,7 @@ impl Cursor {
             let read = read_full(&*self.file, &mut window[..wanted], at)?;
             for start in 0..read.min(CHUNK) {
                 if let Some(header) = BatchHeader::decode(self.seed, &window[start..read])
-                    && header.first > self.tip.position
+                    && header.first >= self.tip.position
                 {
                     return Ok(Some((at + start as u64, header.first)));
                 }
@@ -150,21 +183,29 @@ impl Cursor {
             return Ok(None);
         }
         if left < BATCH_HEADER as u64 {
-            return Err(Broken::Unsound { what: format!("only {left} bytes are left, too few for a batch") });
+            return Err(Broken::Unsound {
+                what: format!("only {left} bytes are left, too few for a batch"),
+            });
         }
         let bytes = self.load(self.offset, BATCH_HEADER, len).map_err(Broken::Io)?;
         let Some(header) = BatchHeader::decode(self.seed, &bytes) else {
-            return Err(Broken::Unsound { what: "no sound batch begins here".to_owned() });
+            return Err(Broken::Unsound {
+                what: "no sound batch begins here".to_owned(),
+            });
         };
         if (header.size() as u64) > left {
-            return Err(Broken::Unsound { what: format!("the batch has {} bytes and only {left} are left", header.size()) });
+            return Err(Broken::Unsound {
+                what: format!("the batch has {} bytes and only {left} are left", header.size()),
+            });
         }
         Ok(Some(header))
     }
 
     /// `size` bytes from `offset` on, fewer where the file turns out to be shorter than `len`.
     fn load(&mut self, offset: u64, size: usize, len: u64) -> io::Result<Bytes> {
-        let inside = offset.checked_sub(self.chunk_at).map(|from| from as usize..from as usize + size);
+        let inside = offset
+            .checked_sub(self.chunk_at)
+            .map(|from| from as usize..from as usize + size);
         if let Some(range) = inside
             && range.end <= self.chunk.len()
         {

@@ -40,14 +40,28 @@ pub(super) struct Extent {
 pub(super) enum Next {
     Records(Vec<Record>),
     /// In the file of this segment, which ends before `end`.
-    Disk { extent: Extent, end: Position },
+    Disk {
+        extent: Extent,
+        end: Position,
+    },
     Nothing,
 }
 
 impl Tail {
     pub(super) fn new(disk: Arc<dyn Disk>, segments: VecDeque<Extent>, tip: Tip, ring_limit: usize) -> Tail {
-        let state = State { segments, tip, ring: VecDeque::new(), ring_bytes: 0, ring_limit, closed: false };
-        Tail { disk, state: Mutex::new(state), moved: Condvar::new() }
+        let state = State {
+            segments,
+            tip,
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            ring_limit,
+            closed: false,
+        };
+        Tail {
+            disk,
+            state: Mutex::new(state),
+            moved: Condvar::new(),
+        }
     }
 
     pub(super) fn tip(&self) -> Tip {
@@ -56,7 +70,10 @@ impl Tail {
 
     pub(super) fn range(&self) -> Range {
         let state = self.state.lock();
-        Range { start: state.segments[0].start, end: state.tip.position }
+        Range {
+            start: state.segments[0].start,
+            end: state.tip.position,
+        }
     }
 
     /// Makes durable records visible and wakes who waits for them. `extent`: the segment that they stand in, as it is now.
@@ -89,7 +106,12 @@ impl Tail {
     /// The newest position, not after `position`, at which a segment starts; and all starts before it.
     pub(super) fn starts_up_to(&self, position: Position) -> Vec<Position> {
         let state = self.state.lock();
-        state.segments.iter().map(|extent| extent.start).take_while(|start| *start <= position).collect()
+        state
+            .segments
+            .iter()
+            .map(|extent| extent.start)
+            .take_while(|start| *start <= position)
+            .collect()
     }
 
     pub(super) fn close(&self) {
@@ -98,11 +120,20 @@ impl Tail {
     }
 
     /// Waits until there is something at `from`, or until `deadline` (`None`: for ever).
-    pub(super) fn next(&self, from: Position, max_records: usize, max_bytes: usize, deadline: Option<Instant>) -> Result<Next, LogError> {
+    pub(super) fn next(
+        &self,
+        from: Position,
+        max_records: usize,
+        max_bytes: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Next, LogError> {
         let mut state = self.state.lock();
         loop {
             if from < state.segments[0].start {
-                return Err(LogError::BelowStart { asked: from, start: state.segments[0].start });
+                return Err(LogError::BelowStart {
+                    asked: from,
+                    start: state.segments[0].start,
+                });
             }
             let in_ring = state.tip.position.0 - state.ring.len() as u64;
             if from < state.tip.position {
@@ -132,8 +163,14 @@ impl Tail {
 impl State {
     fn on_disk(&self, from: Position) -> Next {
         let index = self.segments.partition_point(|extent| extent.start <= from) - 1;
-        let end = self.segments.get(index + 1).map_or(self.tip.position, |next| next.start);
-        Next::Disk { extent: self.segments[index], end }
+        let end = self
+            .segments
+            .get(index + 1)
+            .map_or(self.tip.position, |next| next.start);
+        Next::Disk {
+            extent: self.segments[index],
+            end,
+        }
     }
 }
 

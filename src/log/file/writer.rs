@@ -63,17 +63,46 @@ pub(super) enum Fault {
 
 impl Appender {
     /// The first segment of a log that has none.
-    pub(super) fn begin(disk: Arc<dyn Disk>, identity: Identity, tip: Tip, segment_bytes: u64) -> Result<Appender, Fault> {
+    pub(super) fn begin(
+        disk: Arc<dyn Disk>,
+        identity: Identity,
+        tip: Tip,
+        segment_bytes: u64,
+    ) -> Result<Appender, Fault> {
         let (name, file, seed) = create_segment(&*disk, identity, tip, 0)?;
-        let extent = Extent { start: tip.position, len: SEGMENT_HEADER as u64 };
-        Ok(Appender { disk, identity, segment_bytes, name, file, seed, extent, tip })
+        let extent = Extent {
+            start: tip.position,
+            len: SEGMENT_HEADER as u64,
+        };
+        Ok(Appender {
+            disk,
+            identity,
+            segment_bytes,
+            name,
+            file,
+            seed,
+            extent,
+            tip,
+        })
     }
 
     /// Goes on at the end of a segment, which is `len` bytes long and sound.
     pub(super) fn resume(disk: Arc<dyn Disk>, segment: Segment, len: u64, tip: Tip, segment_bytes: u64) -> Appender {
-        let extent = Extent { start: segment.header.start.position, len };
+        let extent = Extent {
+            start: segment.header.start.position,
+            len,
+        };
         let (identity, seed) = (segment.header.identity, segment.header.seed());
-        Appender { disk, identity, segment_bytes, name: segment.name, file: segment.file, seed, extent, tip }
+        Appender {
+            disk,
+            identity,
+            segment_bytes,
+            name: segment.name,
+            file: segment.file,
+            seed,
+            extent,
+            tip,
+        }
     }
 
     /// Writes these records as one batch. When it returns `Ok`, they are durable.
@@ -81,7 +110,10 @@ impl Appender {
     /// One write is one batch, and no batch is begun before the one before it is durable: so at most one batch can be torn.
     pub(super) fn commit(&mut self, records: impl IntoIterator<Item = (Time, Bytes)>) -> Result<Vec<Record>, Fault> {
         let mut tip = self.tip;
-        let records: Vec<Record> = records.into_iter().map(|(time, bytes)| tip.record(time, bytes)).collect();
+        let records: Vec<Record> = records
+            .into_iter()
+            .map(|(time, bytes)| tip.record(time, bytes))
+            .collect();
         if records.is_empty() {
             return Ok(records);
         }
@@ -105,7 +137,10 @@ impl Appender {
 
     fn roll(&mut self) -> Result<(), Fault> {
         (self.name, self.file, self.seed) = create_segment(&*self.disk, self.identity, self.tip, self.extent.len)?;
-        self.extent = Extent { start: self.tip.position, len: SEGMENT_HEADER as u64 };
+        self.extent = Extent {
+            start: self.tip.position,
+            len: SEGMENT_HEADER as u64,
+        };
         Ok(())
     }
 
@@ -122,17 +157,32 @@ impl Appender {
     }
 
     fn failed(&self, verb: &str, error: io::Error) -> Fault {
-        Fault::Final(LogError::failed(format!("cannot {verb} {}", place(&*self.disk, &self.name)), error))
+        Fault::Final(LogError::failed(
+            format!("cannot {verb} {}", place(&*self.disk, &self.name)),
+            error,
+        ))
     }
 }
 
 /// The file is durable, then its name, then the folder: only after that a record in it may be acknowledged.
-fn create_segment(disk: &dyn Disk, identity: Identity, start: Tip, bytes_before: u64) -> Result<(String, Arc<dyn DiskFile>, u32), Fault> {
-    let header = SegmentHeader { identity, start, bytes_before };
+fn create_segment(
+    disk: &dyn Disk,
+    identity: Identity,
+    start: Tip,
+    bytes_before: u64,
+) -> Result<(String, Arc<dyn DiskFile>, u32), Fault> {
+    let header = SegmentHeader {
+        identity,
+        start,
+        bytes_before,
+    };
     let name = name_of(start.position);
-    let failed = |verb: &str, error| Fault::Final(LogError::failed(format!("cannot {verb} {}", place(disk, &name)), error));
+    let failed =
+        |verb: &str, error| Fault::Final(LogError::failed(format!("cannot {verb} {}", place(disk, &name)), error));
     step!("log::segment::before_create");
-    let written = disk.create(UNFINISHED).and_then(|file| write_full(&*file, &header.encode(), 0).map(|()| file));
+    let written = disk
+        .create(UNFINISHED)
+        .and_then(|file| write_full(&*file, &header.encode(), 0).map(|()| file));
     let file = match written {
         Ok(file) => file,
         Err(error) if is_full(&error) => {
@@ -145,10 +195,15 @@ fn create_segment(disk: &dyn Disk, identity: Identity, start: Tip, bytes_before:
     file.sync().map_err(|error| failed("sync", error))?;
     step!("log::segment::after_sync");
     if let Err(error) = disk.rename(UNFINISHED, &name) {
-        return Err(if is_full(&error) { Fault::DiskFull(format!("{}: {error}", place(disk, &name))) } else { failed("name", error) });
+        return Err(if is_full(&error) {
+            Fault::DiskFull(format!("{}: {error}", place(disk, &name)))
+        } else {
+            failed("name", error)
+        });
     }
     step!("log::segment::after_rename");
-    disk.sync_folder().map_err(|error| failed("make durable the name of", error))?;
+    disk.sync_folder()
+        .map_err(|error| failed("make durable the name of", error))?;
     step!("log::segment::after_folder_sync");
     Ok((name, file, header.seed()))
 }
@@ -176,20 +231,35 @@ struct Waiting {
 
 impl Queue {
     pub(super) fn new() -> Queue {
-        let state = Waiting { records: VecDeque::new(), bytes: 0, closing: false, time_may_go_back: false, trouble: None };
-        Queue { state: Mutex::new(state), changed: Condvar::new() }
+        let state = Waiting {
+            records: VecDeque::new(),
+            bytes: 0,
+            closing: false,
+            time_may_go_back: false,
+            trouble: None,
+        };
+        Queue {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
     }
 
     pub(super) fn push(&self, record: Bytes, options: &Options) -> Result<(), LogError> {
         let limit = options.record_limit();
         if record.len() > limit {
-            return Err(LogError::TooLarge { size: record.len(), limit });
+            return Err(LogError::TooLarge {
+                size: record.len(),
+                limit,
+            });
         }
         let mut state = self.state.lock();
         state.ready()?;
         // A record that is bigger than the whole queue passes when it is alone.
         if state.bytes > 0 && state.bytes + record.len() > options.queue_bytes {
-            return Err(LogError::Full { queued: state.bytes, limit: options.queue_bytes });
+            return Err(LogError::Full {
+                queued: state.bytes,
+                limit: options.queue_bytes,
+            });
         }
         state.bytes += record.len() + RECORD_HEADER;
         state.records.push_back(record);
@@ -229,10 +299,12 @@ impl Queue {
         Some(state.records.drain(..count).collect())
     }
 
-    fn written(&self, batch: &[Record]) {
-        let mut state = self.state.lock();
-        state.bytes -= batch.iter().map(|record| record.bytes.len() + RECORD_HEADER).sum::<usize>();
-        state.trouble = None;
+    fn make_room(&self, bytes: usize) {
+        self.state.lock().bytes -= bytes;
+    }
+
+    fn recovered(&self) {
+        self.state.lock().trouble = None;
     }
 
     fn fail(&self, error: LogError) {
@@ -258,7 +330,10 @@ impl Queue {
 impl Waiting {
     fn ready(&self) -> Result<(), LogError> {
         match &self.trouble {
-            Some(LogError::Failed { what, cause }) => Err(LogError::Failed { what: what.clone(), cause: cause.clone() }),
+            Some(LogError::Failed { what, cause }) => Err(LogError::Failed {
+                what: what.clone(),
+                cause: cause.clone(),
+            }),
             _ if self.closing => Err(LogError::Closed),
             Some(trouble) => Err(trouble.clone()),
             None => Ok(()),
@@ -270,13 +345,16 @@ impl Waiting {
 pub(super) fn run(mut appender: Appender, queue: Arc<Queue>, tail: Arc<Tail>, options: Options) {
     let _guard = Guard(&queue);
     let batch_bytes = options.batch_bytes.min(BATCH_MAX);
+    let mut disk_was_full = false;
     'batches: while let Some(batch) = queue.take(batch_bytes) {
         let records = loop {
             let time = stamp(&queue, &options, appender.tip.time);
             // A record is a counted reference: to try again costs no copy.
             match appender.commit(batch.iter().map(|bytes| (time, bytes.clone()))) {
                 Ok(records) => break records,
-                Err(Fault::DiskFull(what)) if queue.disk_is_full(what.clone(), options.full_pause) => {}
+                Err(Fault::DiskFull(what)) if queue.disk_is_full(what.clone(), options.full_pause) => {
+                    disk_was_full = true
+                }
                 Err(Fault::DiskFull(what)) => {
                     tracing::error!(%what, records = batch.len(), "closing with no space left; records handed over last were not written");
                     break 'batches;
@@ -288,8 +366,14 @@ pub(super) fn run(mut appender: Appender, queue: Arc<Queue>, tail: Arc<Tail>, op
                 }
             }
         };
-        queue.written(&records);
+        let bytes = records.iter().map(|record| record.bytes.len() + RECORD_HEADER).sum();
+        // Who reads a record finds its room free; who finds the log recovered can read what waited.
+        queue.make_room(bytes);
         tail.publish(records, appender.tip, appender.extent);
+        if std::mem::take(&mut disk_was_full) {
+            queue.recovered();
+            tracing::info!("there is space again, and the log goes on");
+        }
         after_publish();
     }
 }

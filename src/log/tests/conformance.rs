@@ -19,7 +19,10 @@ fn the_memory_log_conforms() {
 
 #[test]
 fn the_memory_log_that_is_fenced_by_an_append_conforms() {
-    run_all(&Memory { by_append: true, ..Memory::default() });
+    run_all(&Memory {
+        by_append: true,
+        ..Memory::default()
+    });
 }
 
 #[test]
@@ -30,7 +33,13 @@ fn the_file_log_conforms() {
 #[test]
 fn the_file_log_conforms_when_everything_is_as_small_as_can_be() {
     // Each batch is one record and one segment, and every read goes to the disk.
-    run_all(&File::new(Options { segment_bytes: 1, batch_bytes: 1, ring_bytes: 0, queue_bytes: 500, ..Options::default() }));
+    run_all(&File::new(Options {
+        segment_bytes: 1,
+        batch_bytes: 1,
+        ring_bytes: 0,
+        queue_bytes: 500,
+        ..Options::default()
+    }));
 }
 
 #[test]
@@ -53,7 +62,10 @@ fn the_suite_tells_a_log_that_loses_a_record() {
         }
     }
     let lossy = Lossy(Memory::default());
-    let failed = CASES.iter().filter(|(_, case)| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&lossy))).is_err()).count();
+    let failed = CASES
+        .iter()
+        .filter(|(_, case)| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&lossy))).is_err())
+        .count();
     assert_eq!(failed, CASES.len() - 1, "all but the empty log");
 }
 
@@ -81,7 +93,10 @@ impl Harness for Memory {
 
     fn reopen(&self, closed: Arc<dyn Log>) -> Arc<dyn Log> {
         let made = self.made.lock();
-        let log = made.iter().find(|log| log.transport_id() == closed.transport_id()).unwrap();
+        let log = made
+            .iter()
+            .find(|log| log.transport_id() == closed.transport_id())
+            .unwrap();
         log.reopen();
         closed
     }
@@ -103,21 +118,35 @@ struct File {
 
 impl File {
     fn new(options: Options) -> File {
-        let options = Options { record_bytes: LIMIT, ..options };
-        File { folder: tempfile::tempdir().unwrap(), options, count: AtomicU8::new(0) }
+        let options = Options {
+            record_bytes: LIMIT,
+            ..options
+        };
+        File {
+            folder: tempfile::tempdir().unwrap(),
+            options,
+            count: AtomicU8::new(0),
+        }
     }
 }
 
 impl Harness for File {
     fn fresh(&self) -> Arc<dyn Log> {
         let n = self.count.fetch_add(1, Ordering::Relaxed);
-        let identity = Identity { log_id: [1; 16], transport_id: [n; 16] };
+        let identity = Identity {
+            log_id: [1; 16],
+            transport_id: [n; 16],
+        };
         Arc::new(FileLog::create(&self.folder.path().join(n.to_string()), identity, self.options.clone()).unwrap())
     }
 
     fn reopen(&self, closed: Arc<dyn Log>) -> Arc<dyn Log> {
         let n = closed.transport_id()[0];
-        let options = Options { transport_id: Some([n; 16]), verify_all: true, ..self.options.clone() };
+        let options = Options {
+            transport_id: Some([n; 16]),
+            verify_all: true,
+            ..self.options.clone()
+        };
         Arc::new(FileLog::open(&self.folder.path().join(n.to_string()), options).unwrap())
     }
 

@@ -14,7 +14,13 @@ const HEADER: usize = 104;
 /// A closed log of `count` batches of one record each.
 fn sample_log(count: u64, max: u64, segment_bytes: u64) -> (SimDisk, Vec<Record>) {
     let disk = SimDisk::default();
-    let log = create(&disk, Options { segment_bytes, ..options() });
+    let log = create(
+        &disk,
+        Options {
+            segment_bytes,
+            ..options()
+        },
+    );
     let records = (0..count).map(|n| put(&log, sample(n, max))).collect();
     log.close();
     (disk, records)
@@ -25,12 +31,20 @@ fn copy(disk: &SimDisk) -> SimDisk {
 }
 
 fn verified() -> Options {
-    Options { verify_all: true, ..options() }
+    Options {
+        verify_all: true,
+        ..options()
+    }
 }
 
 fn corrupt(result: Result<FileLog, LogError>) -> (String, u64, u64, String) {
     match result {
-        Err(LogError::Corrupt { file, offset, position, what }) => (file, offset, position.0, what),
+        Err(LogError::Corrupt {
+            file,
+            offset,
+            position,
+            what,
+        }) => (file, offset, position.0, what),
         Err(other) => panic!("another error: {other}"),
         Ok(log) => panic!("opened, with {:?} and {:?}", log.range(), log.cut()),
     }
@@ -71,7 +85,10 @@ fn a_log_cut_at_any_byte_keeps_its_whole_batches() {
         assert_eq!(read_all(&log), records[..left], "cut at {len}");
         match log.cut() {
             None => assert_eq!(torn, 0),
-            Some(cut) => assert_eq!((cut.offset, cut.bytes, cut.position), (ends[left] as u64, torn as u64, at(left as u64))),
+            Some(cut) => assert_eq!(
+                (cut.offset, cut.bytes, cut.position),
+                (ends[left] as u64, torn as u64, at(left as u64))
+            ),
         }
         assert_eq!(cut.bytes(&name).len(), ends[left]);
         assert_eq!(put(&log, "next").position, at(left as u64));
@@ -82,13 +99,23 @@ fn a_log_cut_at_any_byte_keeps_its_whole_batches() {
 fn a_tail_of_zeros_or_garbage_is_cut() {
     let (disk, records) = sample_log(5, 300, 64 << 20);
     let name = disk.segments().pop().unwrap();
-    let tails = (0..40).map(|n| sample(n, 5000)).chain([vec![0; 1], vec![0; 4096], vec![0; 700_000], b"CFB0".repeat(100_000)]);
+    let tails =
+        (0..40)
+            .map(|n| sample(n, 5000))
+            .chain([vec![0; 1], vec![0; 4096], vec![0; 700_000], b"CFB0".repeat(100_000)]);
     for tail in tails {
         let damaged = copy(&disk);
         let mut bytes = disk.bytes(&name);
         bytes.extend(&tail);
         damaged.put(&name, bytes);
-        let log = open(&damaged, Options { must_have: Some(at(4)), ..options() }).unwrap();
+        let log = open(
+            &damaged,
+            Options {
+                must_have: Some(at(4)),
+                ..options()
+            },
+        )
+        .unwrap();
         assert_eq!(read_all(&log), records);
         assert_eq!(log.cut().map_or(0, |cut| cut.bytes), tail.len() as u64);
     }
@@ -104,8 +131,16 @@ fn an_old_batch_of_the_same_log_behind_the_end_is_no_sign_of_damage_before_it() 
     bytes.extend(&[7; 10]);
     bytes.extend(&last);
     let damaged = copy(&disk);
-    damaged.put(&name, bytes);
+    damaged.put(&name, bytes.clone());
     assert_eq!(read_all(&open(&damaged, options()).unwrap()), records);
+
+    // The very batch that is due, further on, is: bytes came in between.
+    let (longer, _) = sample_log(3, 300, 64 << 20);
+    let end = bytes.len() - last.len() - 10;
+    let shifted = [&bytes[..end], &[7; 10], &longer.bytes(&name)[end..]].concat();
+    damaged.put(&name, shifted);
+    let (_, offset, position, _) = corrupt(open(&damaged, options()));
+    assert_eq!((offset, position), (end as u64, 2));
 }
 
 #[test]
@@ -118,7 +153,11 @@ fn every_flipped_bit_is_found_or_stands_in_the_last_batch() {
     let (mut refused, mut torn) = (0, 0);
     for seed in 0..600u64 {
         // Every tenth hits the last batch.
-        let file = if seed % 10 == 0 { names.len() - 1 } else { sample(seed, 200).len() % names.len() };
+        let file = if seed % 10 == 0 {
+            names.len() - 1
+        } else {
+            sample(seed, 200).len() % names.len()
+        };
         let mut bytes = disk.bytes(&names[file]);
         let mut place = sample(seed + 1000, 100_000).len() % bytes.len();
         if seed % 10 == 0 {
@@ -130,10 +169,16 @@ fn every_flipped_bit_is_found_or_stands_in_the_last_batch() {
         let in_last = file == names.len() - 1 && place >= last_batch;
 
         // What the store has applied protects every batch.
-        let all = Options { must_have: Some(at(59)), ..verified() };
+        let all = Options {
+            must_have: Some(at(59)),
+            ..verified()
+        };
         let (named, offset, position, what) = corrupt(open(&damaged, all));
         assert_eq!(named, format!("sim/{}", names[file]), "{what}");
-        assert!(offset <= place as u64 && position < 60, "byte {place}: {offset}, {position}, {what}");
+        assert!(
+            offset <= place as u64 && position < 60,
+            "byte {place}: {offset}, {position}, {what}"
+        );
         assert_eq!(damaged.bytes(&names[file]), bytes, "nothing was changed");
 
         match open(&damaged, verified()) {
@@ -163,9 +208,15 @@ fn every_flipped_bit_is_found_or_stands_in_the_last_batch() {
             };
             assert_eq!(seen, records[..seen.len()]);
             if !in_last {
-                assert!(matches!(&end, Some(LogError::Corrupt { position, .. }) if position.0 == seen.len() as u64), "{end:?}");
+                assert!(
+                    matches!(&end, Some(LogError::Corrupt { position, .. }) if position.0 == seen.len() as u64),
+                    "{end:?}"
+                );
                 // The reader stands where it stood.
-                assert!(matches!(reader.read(1, 1, Duration::ZERO), Err(LogError::Corrupt { .. })));
+                assert!(matches!(
+                    reader.read(1, 1, Duration::ZERO),
+                    Err(LogError::Corrupt { .. })
+                ));
             }
         }
     }
@@ -199,7 +250,14 @@ fn a_record_that_looks_like_a_batch_does_not_keep_a_torn_log_from_opening() {
     let (source, _) = sample_log(9, 50, 64 << 20);
     let bytes = source.bytes(&source.segments()[0]);
     let (disk, records) = sample_log(3, 50, 1);
-    let log = open(&disk, Options { segment_bytes: 64 << 20, ..options() }).unwrap();
+    let log = open(
+        &disk,
+        Options {
+            segment_bytes: 64 << 20,
+            ..options()
+        },
+    )
+    .unwrap();
     put(&log, bytes);
     log.close();
     let name = disk.segments().pop().unwrap();
@@ -232,8 +290,19 @@ fn segments_that_are_missing_swapped_or_of_another_log_are_refused() {
     let (disk, _) = sample_log(5, 50, 1);
     let (other, _) = {
         let disk = SimDisk::default();
-        let identity = confold_log::file::Identity { transport_id: [9; 16], ..IDENTITY };
-        let log = FileLog::create_on(Arc::new(disk.clone()), identity, Options { segment_bytes: 1, ..options() }).unwrap();
+        let identity = confold_log::file::Identity {
+            transport_id: [9; 16],
+            ..IDENTITY
+        };
+        let log = FileLog::create_on(
+            Arc::new(disk.clone()),
+            identity,
+            Options {
+                segment_bytes: 1,
+                ..options()
+            },
+        )
+        .unwrap();
         (0..5).for_each(|n| drop(put(&log, sample(n, 50))));
         log.close();
         (disk, ())
@@ -243,10 +312,22 @@ fn segments_that_are_missing_swapped_or_of_another_log_are_refused() {
     let cases: [(&str, Change); 6] = [
         ("missing", Box::new(|disk| disk.erase(&names[0]))),
         ("is missing", Box::new(|disk| disk.erase(&names[2]))),
-        ("named for position 1", Box::new(|disk| disk.put(&names[1], disk.bytes(&names[2])))),
-        ("of another log", Box::new(|disk| disk.put(&names[3], other.bytes(&names[3])))),
-        ("was changed", Box::new(|disk| disk.put(&names[1], disk.bytes(&names[1])[..110].to_vec()))),
-        ("was changed", Box::new(|disk| disk.put(&names[1], [disk.bytes(&names[1]), vec![0; 9]].concat()))),
+        (
+            "named for position 1",
+            Box::new(|disk| disk.put(&names[1], disk.bytes(&names[2]))),
+        ),
+        (
+            "of another log",
+            Box::new(|disk| disk.put(&names[3], other.bytes(&names[3]))),
+        ),
+        (
+            "was changed",
+            Box::new(|disk| disk.put(&names[1], disk.bytes(&names[1])[..110].to_vec())),
+        ),
+        (
+            "was changed",
+            Box::new(|disk| disk.put(&names[1], [disk.bytes(&names[1]), vec![0; 9]].concat())),
+        ),
     ];
     for (expected, change) in cases {
         let damaged = copy(&disk);
@@ -257,7 +338,13 @@ fn segments_that_are_missing_swapped_or_of_another_log_are_refused() {
     // The last one cannot be missed by looking at the others: what was applied tells.
     let shorter = copy(&disk);
     shorter.erase(&names[4]);
-    let (_, _, position, what) = corrupt(open(&shorter, Options { must_have: Some(at(4)), ..options() }));
+    let (_, _, position, what) = corrupt(open(
+        &shorter,
+        Options {
+            must_have: Some(at(4)),
+            ..options()
+        },
+    ));
     assert_eq!(position, 4);
     assert!(what.contains("position 4 was already applied"), "{what}");
 }
@@ -267,7 +354,13 @@ fn a_sound_segment_with_other_records_breaks_the_digest_chain() {
     // Same length, same identity, valid checksums everywhere: only the digests tell.
     let make = |text: &'static str| {
         let disk = SimDisk::default();
-        let log = create(&disk, Options { segment_bytes: 1, ..options() });
+        let log = create(
+            &disk,
+            Options {
+                segment_bytes: 1,
+                ..options()
+            },
+        );
         for record in ["one", text, "three"] {
             put(&log, record);
         }

@@ -19,18 +19,28 @@ const FOLDER: &str = "CONFOLD_LOG_CHILD_FOLDER";
 fn child(folder: &Path) {
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
-    let small = Options { segment_bytes: 2000, ..options() };
+    let small = Options {
+        segment_bytes: 2000,
+        ..options()
+    };
     let log = match FileLog::open(folder, small.clone()) {
         Err(LogError::Missing { .. }) => FileLog::create(folder, IDENTITY, small).unwrap(),
         log => log.unwrap(),
     };
-    let limit = if std::env::var_os("FAILPOINTS").is_some() { 60 } else { u64::MAX };
-    while log.range().end.0 < limit {
-        let position = log.range().end.0;
+    let limit = if std::env::var_os("FAILPOINTS").is_some() {
+        60
+    } else {
+        u64::MAX
+    };
+    let mut reader = log.reader(log.range().end).unwrap();
+    let mut position = log.range().end.0;
+    while position < limit {
         // Two at once, so that there are batches of more than one.
-        log.append(sample(position, 700).into()).unwrap();
-        let record = put(&log, sample(position + 1, 700));
-        println!("acked {}", record.position);
+        for n in [position, position + 1] {
+            log.append(sample(n, 700).into()).unwrap();
+        }
+        position = read_some(&mut *reader, 2)[1].position.0 + 1;
+        println!("acked {}", position - 1);
     }
 }
 
@@ -42,7 +52,9 @@ struct Death {
 /// Runs this test as a child until it dies, or until it has acknowledged `kill_after` times.
 fn run(test: &str, folder: &Path, failpoints: Option<&str>, kill_after: usize) -> Death {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(FOLDER, folder);
+    command
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(FOLDER, folder);
     if let Some(failpoints) = failpoints {
         command.env("FAILPOINTS", failpoints);
     }
@@ -58,20 +70,35 @@ fn run(test: &str, folder: &Path, failpoints: Option<&str>, kill_after: usize) -
             }
         }
     }
-    Death { status: child.wait().unwrap(), acked }
+    Death {
+        status: child.wait().unwrap(),
+        acked,
+    }
 }
 
 /// Everything acknowledged is there, nothing that was never appended, and the log goes on.
 fn check(folder: &Path, acked: Option<u64>, why: &str) {
     let must_have = acked.map(at);
-    let log = match FileLog::open(folder, Options { must_have, verify_all: true, ..options() }) {
+    let log = match FileLog::open(
+        folder,
+        Options {
+            must_have,
+            verify_all: true,
+            ..options()
+        },
+    ) {
         Err(LogError::Missing { .. }) if acked.is_none() => return,
         log => log.unwrap_or_else(|error| panic!("{why}: {error}")),
     };
     let records = read_all(&log);
     assert!(acked.is_none_or(|acked| records.len() as u64 > acked), "{why}");
     for record in &records {
-        assert_eq!(record.bytes, sample(record.position.0, 700), "{why}: position {}", record.position);
+        assert_eq!(
+            record.bytes,
+            sample(record.position.0, 700),
+            "{why}: position {}",
+            record.position
+        );
     }
 }
 
@@ -84,7 +111,12 @@ fn what_a_killed_process_had_acknowledged_is_there() {
     let folder = tempfile::tempdir().unwrap();
     let mut last = None;
     for kill_after in [1, 2, 3, 5, 8, 13, 21, 34, 1, 1, 2, 40] {
-        let death = run("what_a_killed_process_had_acknowledged_is_there", folder.path(), None, kill_after);
+        let death = run(
+            "what_a_killed_process_had_acknowledged_is_there",
+            folder.path(),
+            None,
+            kill_after,
+        );
         assert_eq!(death.status.signal(), Some(9));
         assert!(death.acked > last, "each life goes on where the one before ended");
         last = death.acked;
@@ -109,7 +141,11 @@ fn what_a_process_had_acknowledged_before_it_died_at_a_step_is_there() {
                 before = run(test, folder.path(), Some("none=off"), usize::MAX).acked;
                 tear(folder.path());
             }
-            let failpoints = if *passes == 0 { format!("{step}=return") } else { format!("{step}={passes}*off->return") };
+            let failpoints = if *passes == 0 {
+                format!("{step}=return")
+            } else {
+                format!("{step}={passes}*off->return")
+            };
             let test = "what_a_process_had_acknowledged_before_it_died_at_a_step_is_there";
             let death = run(test, folder.path(), Some(&failpoints), usize::MAX);
             assert_eq!(death.status.signal(), Some(6), "{failpoints} was not reached");
@@ -121,7 +157,11 @@ fn what_a_process_had_acknowledged_before_it_died_at_a_step_is_there() {
 /// A write that did not get far.
 #[cfg(feature = "failpoints")]
 fn tear(folder: &Path) {
-    let last = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|ext| ext == "log")).max();
+    let last = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "log"))
+        .max();
     let path = last.unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
     bytes.extend(b"CFB0 and no more");

@@ -28,22 +28,12 @@ pub(super) fn field(descriptor: &MessageDescriptor, name: &str, at: &str) -> Res
         .get_field_by_name(name)
         .or_else(|| descriptor.get_field_by_json_name(name));
     found.ok_or_else(|| {
-        let mut names: Vec<(u32, String)> = descriptor
-            .fields()
-            .map(|field| (field.number(), field.name().to_owned()))
-            .collect();
-        names.sort();
-        let mut hint = did_you_mean(name, names.iter().map(|(_, name)| name.as_str()));
-        if hint.is_empty() {
-            hint = match names.len() {
-                0 => "it has no fields".to_owned(),
-                1..=12 => format!("it has {}", join_names(&names)),
-                more => format!("it has {} and {} more", join_names(&names[..12]), more - 12),
-            };
-        }
+        let mut fields: Vec<FieldDescriptor> = descriptor.fields().collect();
+        fields.sort_by_key(FieldDescriptor::number);
+        let names: Vec<String> = fields.iter().map(|field| field.name().to_owned()).collect();
         DynamicError {
             at: at.to_owned(),
-            hint,
+            hint: near_or_all(name, &names, "no fields"),
             ..DynamicError::new(
                 Code::UnknownField,
                 format!("{} has no field {name:?}", descriptor.full_name()),
@@ -358,33 +348,12 @@ fn takes_null(field: &FieldDescriptor) -> bool {
 }
 
 fn enumeration(descriptor: &EnumDescriptor, value: &Json, at: &Place) -> Result<i32, DynamicError> {
-    let unknown = |written: &str, problem: String| DynamicError {
-        hint: match did_you_mean(
-            written,
-            descriptor
-                .values()
-                .map(|value| value.name().to_owned())
-                .collect::<Vec<_>>()
-                .iter()
-                .map(String::as_str),
-        ) {
-            hint if !hint.is_empty() => hint,
-            _ => {
-                let names: Vec<(u32, String)> = descriptor
-                    .values()
-                    .take(12)
-                    .map(|value| (0, value.name().to_owned()))
-                    .collect();
-                let more = descriptor.values().len().saturating_sub(names.len());
-                let more = if more == 0 {
-                    String::new()
-                } else {
-                    format!(" and {more} more")
-                };
-                format!("it has {}{more}", join_names(&names))
-            }
-        },
-        ..at.error(Code::TypeMismatch, problem)
+    let unknown = |written: &str, problem: String| {
+        let names: Vec<String> = descriptor.values().map(|value| value.name().to_owned()).collect();
+        DynamicError {
+            hint: near_or_all(written, &names, "no values"),
+            ..at.error(Code::TypeMismatch, problem)
+        }
     };
     match value {
         Json::Null if descriptor.full_name() == "google.protobuf.NullValue" => Ok(0),
@@ -524,10 +493,14 @@ fn describe(value: &Json) -> String {
     }
 }
 
-fn join_names(names: &[(u32, String)]) -> String {
-    names
-        .iter()
-        .map(|(_, name)| name.as_str())
-        .collect::<Vec<_>>()
-        .join(", ")
+/// The nearest of the names that there are, or the first of all of them.
+fn near_or_all(written: &str, names: &[String], none: &str) -> String {
+    const SHOWN: usize = 12;
+    let near = did_you_mean(written, names.iter().map(String::as_str));
+    match names.len() {
+        0 => format!("it has {none}"),
+        _ if !near.is_empty() => near,
+        1..=SHOWN => format!("it has {}", names.join(", ")),
+        more => format!("it has {} and {} more", names[..SHOWN].join(", "), more - SHOWN),
+    }
 }

@@ -13,7 +13,10 @@ use confold_log::{Log, LogError, Reader, Record};
 use confold_model::ids::{Position, Time};
 use parking_lot::Mutex;
 
-pub const IDENTITY: Identity = Identity { log_id: *b"the log id......", transport_id: *b"the transport id" };
+pub const IDENTITY: Identity = Identity {
+    log_id: *b"the log id......",
+    transport_id: *b"the transport id",
+};
 pub const DEADLINE: Duration = Duration::from_secs(20);
 const SECTOR: usize = 512;
 
@@ -31,7 +34,6 @@ struct State {
     files: Vec<Content>,
     locked: bool,
     faults: Faults,
-    /// Bytes written or named so far; what a full disk compares with.
     operations: Vec<Operation>,
     watch: Option<Watch>,
 }
@@ -43,6 +45,8 @@ type Watch = Arc<dyn Fn(&SimDisk) + Send + Sync>;
 struct Content {
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// A sync failed: what it should have written is seen by readers, and will never be written.
+    stuck: bool,
 }
 
 /// What goes wrong, and how.
@@ -54,7 +58,7 @@ pub struct Faults {
     pub ignore_folder_sync: bool,
     /// All files together may hold this many bytes.
     pub capacity: Option<usize>,
-    /// The first operation of this kind fails with this error, once; and then no operation on that file becomes durable.
+    /// The first operation of this kind fails with this error, once.
     pub fail_next: Option<(Operation, i32)>,
 }
 
@@ -91,6 +95,20 @@ impl SimDisk {
         self.state.lock().operations.clone()
     }
 
+    /// The disk that a restarted process finds: everything written is seen, and only what was synced is durable.
+    pub fn process_dies(&self) -> SimDisk {
+        let state = self.state.lock();
+        let state = State {
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            files: state.files.clone(),
+            ..State::default()
+        };
+        SimDisk {
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
     /// The disk that a restarted machine finds.
     pub fn crash(&self, keep: Keep) -> SimDisk {
         let state = self.state.lock();
@@ -117,8 +135,15 @@ impl SimDisk {
             }
         }
         let files: Vec<Content> = state.files.iter().map(|file| file.after_crash(&mut kept)).collect();
-        let state = State { durable_names: names.clone(), names, files, ..State::default() };
-        SimDisk { state: Arc::new(Mutex::new(state)) }
+        let state = State {
+            durable_names: names.clone(),
+            names,
+            files,
+            ..State::default()
+        };
+        SimDisk {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     pub fn bytes(&self, name: &str) -> Vec<u8> {
@@ -129,7 +154,11 @@ impl SimDisk {
     /// Replaces a file's content, durably.
     pub fn put(&self, name: &str, bytes: Vec<u8>) {
         let mut state = self.state.lock();
-        state.files.push(Content { now: bytes.clone(), durable: bytes });
+        state.files.push(Content {
+            now: bytes.clone(),
+            durable: bytes,
+            stuck: false,
+        });
         let index = state.files.len() - 1;
         state.names.insert(name.to_owned(), index);
         state.durable_names.insert(name.to_owned(), index);
@@ -143,7 +172,13 @@ impl SimDisk {
 
     /// Names of the segment files, oldest first.
     pub fn segments(&self) -> Vec<String> {
-        self.state.lock().names.keys().filter(|name| name.ends_with(".log")).cloned().collect()
+        self.state
+            .lock()
+            .names
+            .keys()
+            .filter(|name| name.ends_with(".log"))
+            .cloned()
+            .collect()
     }
 
     pub fn used(&self) -> usize {
@@ -159,8 +194,6 @@ impl SimDisk {
         let mut state = self.state.lock();
         state.operations.push(operation);
         if let Some((_, code)) = state.faults.fail_next.take_if(|(failing, _)| *failing == operation) {
-            // As on Linux: the pages are clean now and never get to the disk; the next sync would say `Ok`.
-            state.faults.ignore_sync |= matches!(operation, Operation::Sync);
             return Err(io::Error::from_raw_os_error(code));
         }
         change(&mut state)
@@ -180,7 +213,11 @@ impl Content {
                 bytes[start..start + now.len()].copy_from_slice(now);
             }
         }
-        Content { now: bytes.clone(), durable: bytes }
+        Content {
+            now: bytes.clone(),
+            durable: bytes,
+            stuck: false,
+        }
     }
 }
 
@@ -256,7 +293,10 @@ struct SimFile {
 
 impl SimDisk {
     fn file(&self, index: usize) -> Arc<dyn DiskFile> {
-        Arc::new(SimFile { disk: self.clone(), index })
+        Arc::new(SimFile {
+            disk: self.clone(),
+            index,
+        })
     }
 }
 
@@ -303,13 +343,27 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.change(Operation::Sync, |state| {
-            if !state.faults.ignore_sync {
-                let content = &mut state.files[self.index];
+        let done = self.disk.change(Operation::Sync, |state| {
+            let content = &mut state.files[self.index];
+            if !state.faults.ignore_sync && !content.stuck {
                 content.durable = content.now.clone();
             }
             Ok(())
-        })
+        });
+        if done.is_err() {
+            // As on Linux: the pages count as clean now, and the next sync says `Ok` without writing them.
+            self.disk.state.lock().files[self.index].stuck = true;
+        }
+        done
+    }
+
+    fn forget_cached(&self) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        let content = &mut state.files[self.index];
+        if std::mem::take(&mut content.stuck) {
+            content.now = content.durable.clone();
+        }
+        Ok(())
     }
 }
 
@@ -317,7 +371,11 @@ pub const EIO: i32 = 5;
 pub const ENOSPC: i32 = 28;
 
 pub fn options() -> Options {
-    Options { clock: Arc::new(|| Time(1_700_000_000_000)), full_pause: Duration::from_millis(1), ..Options::default() }
+    Options {
+        clock: Arc::new(|| Time(1_700_000_000_000)),
+        full_pause: Duration::from_millis(1),
+        ..Options::default()
+    }
 }
 
 pub fn create(disk: &SimDisk, options: Options) -> FileLog {
@@ -345,7 +403,9 @@ pub fn read_some(reader: &mut dyn Reader, count: usize) -> Vec<Record> {
     let give_up = Instant::now() + DEADLINE;
     let mut records = Vec::new();
     while records.len() < count {
-        let left = give_up.checked_duration_since(Instant::now()).expect("the records come in time");
+        let left = give_up
+            .checked_duration_since(Instant::now())
+            .expect("the records come in time");
         records.extend(reader.read(count - records.len(), usize::MAX, left).unwrap());
     }
     records

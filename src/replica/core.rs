@@ -1,0 +1,312 @@
+//! What the threads and handles of one open store share.
+
+use crate::barrier::{Barriers, Turn};
+use crate::house::House;
+use crate::options::Options;
+use crate::past::{PastCache, Pins};
+use crate::propose::Desk;
+use crate::status::{Counts, Metrics, ReplicaState, Stand, Status};
+use crate::step::{Disagreement, Effects, Folded, Folder};
+use crate::view::{View, Views, WaitError};
+use confold_log::{Fence, Log};
+use confold_model::event::{self, Body, Event};
+use confold_model::ids::Position;
+use confold_store::cache::CachedObjects;
+use confold_store::{Store, StoreError};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+pub(crate) struct Core {
+    pub log: Arc<dyn Log>,
+    pub store: Arc<dyn Store>,
+    pub objects: Arc<CachedObjects<dyn Store>>,
+    pub options: Options,
+    pub replica: [u8; 16],
+    /// Held while records are folded, never while a disk or the log is waited for. `None` once nothing more is folded
+    /// and what it holds may be more than was committed.
+    pub folder: Mutex<Option<Folder>>,
+    pub views: Views,
+    pub stand: Stand,
+    pub desk: Desk,
+    pub barriers: Barriers,
+    pub house: House,
+    pub metrics: Metrics,
+    pub pins: Arc<Pins>,
+    pub past: PastCache,
+    pub sweeping: Mutex<()>,
+    /// Where the log ended when it was opened: from there on the replica serves.
+    target: Position,
+    reading: AtomicBool,
+    closing: AtomicBool,
+    stopped: Mutex<bool>,
+    stopping: Condvar,
+    started: Instant,
+}
+
+impl Core {
+    pub fn new(log: Arc<dyn Log>, store: Arc<dyn Store>, mut folder: Folder, options: Options) -> Core {
+        let first = folder.view();
+        let metrics = Metrics::new(&first.store_name);
+        Core {
+            objects: Arc::new(CachedObjects::new(store.clone(), options.object_cache_bytes)),
+            replica: folder.replica(),
+            views: Views::new(Arc::new(first)),
+            stand: Stand::new(),
+            desk: Desk::new(options.in_flight, options.in_flight_bytes),
+            barriers: Barriers::new(),
+            house: House::new(),
+            metrics,
+            pins: Arc::default(),
+            past: PastCache::new(options.past_trees, options.past_cache_bytes),
+            sweeping: Mutex::default(),
+            target: log.range().end,
+            folder: Mutex::new(Some(folder)),
+            reading: AtomicBool::new(true),
+            closing: AtomicBool::new(false),
+            stopped: Mutex::new(false),
+            stopping: Condvar::new(),
+            started: Instant::now(),
+            log,
+            store,
+            options,
+        }
+    }
+
+    /// Writes a batch and then, and only then, lets its effects go. `false`: the replica has stopped.
+    pub fn settle(&self, folded: Folded) -> bool {
+        let Folded { batch, effects } = folded;
+        fail::fail_point!("replica::before_commit");
+        let started = Instant::now();
+        if let Err(error) = self.store.commit(&batch) {
+            self.store_failed(&error);
+            return false;
+        }
+        self.metrics.commit_seconds.record(started.elapsed());
+        fail::fail_point!("replica::after_commit");
+        self.release(effects);
+        true
+    }
+
+    fn release(&self, effects: Effects) {
+        // Whoever sees the view finds its chores noted and its events counted.
+        self.house.note(&effects, || (self.options.clock)(), self.options.thinning.sweep_every_marks);
+        self.count(&effects);
+        effects.disagreements.iter().for_each(|disagreement| self.alarm(disagreement));
+        self.views.publish(effects.view.clone());
+        fail::fail_point!("replica::before_answers");
+        // Nobody enters the desk after its event was folded, so an empty desk needs no looking through.
+        if self.desk.in_flight() > 0 {
+            effects.settlements.into_iter().for_each(|settlement| self.desk.settle(settlement));
+        }
+        for record in &effects.fences {
+            if let Some(nonce) = fence_nonce(record) {
+                self.barriers.pass(&nonce, effects.view.position);
+            }
+        }
+        if let Some(level) = effects.halt {
+            let reason = format!(
+                "level {level} became active at position {}, this build knows levels up to {}",
+                effects.view.position,
+                event::LEVEL
+            );
+            self.stop_as(ReplicaState::Halted, reason);
+        }
+        self.serve_when_caught_up(&effects.view);
+    }
+
+    fn count(&self, effects: &Effects) {
+        let (metrics, tally) = (&self.metrics, &self.metrics.tally);
+        metrics.count_outcomes(&effects.outcomes);
+        metrics.batch_records.record(effects.records as f64);
+        metrics.position.set(effects.view.position.0 as f64);
+        metrics.revision.set(effects.view.revision.0 as f64);
+        metrics.floor.set(effects.view.floor.0 as f64);
+        metrics.tree_bytes.set(effects.view.tree.memory() as f64);
+        metrics.last_fold.set((self.options.clock)().0 as f64 / 1000.0);
+        tally.batches.fetch_add(1, Relaxed);
+        tally.records.fetch_add(effects.records, Relaxed);
+        tally.bytes.fetch_add(effects.bytes, Relaxed);
+    }
+
+    fn alarm(&self, disagreement: &Disagreement) {
+        self.metrics.tally.disagreements.fetch_add(1, Relaxed);
+        self.metrics.count("confold_disagreements_total", 1);
+        let Disagreement { ours, theirs, replica, build } = disagreement;
+        tracing::error!(
+            position = ours.position.0,
+            replica = hex::encode(replica),
+            build,
+            our_state = %ours.state,
+            their_state = %theirs.state,
+            our_chain = %ours.chain,
+            their_chain = %theirs.chain,
+            "another replica disagrees about this mark"
+        );
+    }
+
+    pub fn serve_when_caught_up(&self, view: &View) {
+        if self.stand.state() == ReplicaState::CatchingUp && view.position.next() >= self.target {
+            self.announce();
+            self.stand.change(ReplicaState::CatchingUp, ReplicaState::Serving, "");
+            self.house.wake();
+        }
+    }
+
+    pub fn store_failed(&self, error: &StoreError) {
+        let state = if error.is_damage() { ReplicaState::Quarantined } else { ReplicaState::Halted };
+        let at = self.views.latest().position;
+        self.stop_as(state, format!("{error}; everything up to position {at} was committed"));
+    }
+
+    /// Folds nothing more. Views stay readable, everybody who waits is told.
+    pub fn stop_as(&self, state: ReplicaState, reason: impl Into<String>) {
+        self.stand.set(state, reason);
+        self.desk.dismiss();
+    }
+
+    /// Forgets the fold's own state, which may be more than was committed.
+    pub fn drop_folder(&self) {
+        *self.folder.lock() = None;
+    }
+
+    pub fn stop(&self) {
+        *self.stopped.lock() = true;
+        self.stopping.notify_all();
+        self.house.wake();
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        *self.stopped.lock()
+    }
+
+    pub fn close_doors(&self) {
+        self.closing.store(true, SeqCst);
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(SeqCst)
+    }
+
+    /// Waits unless the replica is being stopped.
+    pub fn pause(&self, time: Duration) {
+        let mut stopped = self.stopped.lock();
+        if !*stopped {
+            self.stopping.wait_for(&mut stopped, time);
+        }
+    }
+
+    pub fn set_reading(&self, works: bool) {
+        self.reading.store(works, Relaxed);
+    }
+
+    /// Whether the last read of the log worked.
+    pub fn reading(&self) -> bool {
+        self.reading.load(Relaxed)
+    }
+
+    pub fn lag(&self, view: &View) -> u64 {
+        self.log.range().end.0.saturating_sub(view.position.0 + 1)
+    }
+
+    pub async fn at_least(&self, wanted: Position, deadline: Duration) -> Result<Arc<View>, WaitError> {
+        let (mut views, mut stand) = (self.views.subscribe(), self.stand.watch());
+        let end = tokio::time::Instant::now() + deadline;
+        loop {
+            let view = views.borrow_and_update().clone();
+            if view.position >= wanted {
+                return Ok(view);
+            }
+            let standing = stand.borrow_and_update().clone();
+            if standing.state.is_final() {
+                let reason = format!("{}: {}", standing.state.name(), standing.reason);
+                return Err(WaitError::Stopped { reason });
+            }
+            tokio::select! {
+                _ = views.changed() => {}
+                _ = stand.changed() => {}
+                _ = tokio::time::sleep_until(end) => {
+                    return Err(WaitError::Late { wanted, reached: view.position });
+                }
+            }
+        }
+    }
+
+    pub async fn fence(&self, deadline: Duration) -> Result<Arc<View>, WaitError> {
+        match self.log.fence() {
+            Ok(Fence::At(end)) => self.at_least(Position(end.0.saturating_sub(1)), deadline).await,
+            Ok(Fence::AppendAndWait) => self.fence_by_event(deadline).await,
+            Err(error) => Err(WaitError::NoFence { reason: error.to_string() }),
+        }
+    }
+
+    async fn fence_by_event(&self, deadline: Duration) -> Result<Arc<View>, WaitError> {
+        let mut passed = self.barriers.watch();
+        let wanted = self.barriers.arrive();
+        let end = Instant::now() + deadline;
+        loop {
+            let (number, position) = *passed.borrow_and_update();
+            if number >= wanted {
+                return self.at_least(position, deadline).await;
+            }
+            let standing = self.stand.get();
+            if standing.state.is_final() {
+                let reason = format!("{}: {}", standing.state.name(), standing.reason);
+                return Err(WaitError::Stopped { reason });
+            }
+            let now = Instant::now();
+            if now >= end {
+                let reason = format!("no event of this replica's own came back within {deadline:?}");
+                return Err(WaitError::NoFence { reason });
+            }
+            let nonce = self.desk.nonce().map_err(|error| WaitError::NoFence { reason: error.to_string() })?;
+            match self.barriers.turn(wanted, now, nonce) {
+                // A refused append is as a lost one: the next turn comes.
+                Turn::Append(nonce) => {
+                    self.post_with(Body::Fence, hex::encode(nonce));
+                }
+                Turn::Wait(time) => {
+                    // Either way the loop looks again.
+                    let _ = tokio::time::timeout(time.min(end - now), passed.changed()).await;
+                }
+            }
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        let view = self.views.latest();
+        let mut counts = self.metrics.counts();
+        let stats = self.store.stats();
+        counts.extend([
+            ("in_flight".to_owned(), self.desk.in_flight() as u64),
+            ("open_views".to_owned(), self.open_views() as u64),
+            ("tree_bytes".to_owned(), view.tree.memory() as u64),
+            ("object_cache_bytes".to_owned(), self.objects.bytes()),
+            ("object_cache_hits".to_owned(), self.objects.hits()),
+            ("object_cache_misses".to_owned(), self.objects.misses()),
+            ("store_puts".to_owned(), stats.puts),
+            ("store_bytes".to_owned(), stats.bytes),
+        ]);
+        Status {
+            standing: self.stand.get(),
+            replica: self.replica,
+            build: env!("CARGO_PKG_VERSION"),
+            build_level: event::LEVEL,
+            log: self.log.range(),
+            lag: self.lag(&view),
+            durable: self.store.durable(),
+            counts: Counts(counts),
+            uptime: self.started.elapsed(),
+            view,
+        }
+    }
+}
+
+/// Own fences carry their nonce as their reason.
+fn fence_nonce(record: &[u8]) -> Option<[u8; 16]> {
+    let event = Event::decode(record).ok()?;
+    let mut nonce = [0; 16];
+    hex::decode_to_slice(event.reason.as_ref(), &mut nonce).ok()?;
+    Some(nonce)
+}

@@ -1,0 +1,375 @@
+//! Opening a store, and the handle through which everybody else uses it.
+
+use crate::core::Core;
+use crate::drive;
+use crate::options::{Begin, Options};
+use crate::past::{PastError, PastView};
+use crate::propose::{Fate, Proposal, ProposeError, Settled, Submission};
+use crate::status::{ReplicaState, Standing, Status};
+use crate::step::{FoldError, Folder};
+use crate::sweep::SweepOutcome;
+use crate::view::{View, WaitError};
+use bytes::Bytes;
+use confold_log::{Log, LogError, Reader, Record};
+use confold_model::event::{self, Body, Event, Genesis};
+use confold_model::ids::{EventId, Incarnation, Position, Revision};
+use confold_model::objects::{NoObjects, Objects};
+use confold_store::{Head, Store, StoreError};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// One open store in this process; clones are the same one. When the last is dropped the replica stops, without waiting for
+/// what is under way: [`Handle::shutdown`] does it in order.
+#[derive(Clone)]
+pub struct Handle {
+    core: Arc<Core>,
+    threads: Arc<Threads>,
+}
+
+/// Opens stores.
+pub struct Replica;
+
+struct Threads {
+    core: Arc<Core>,
+    running: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.core.stop();
+    }
+}
+
+/// Why a store could not be opened at all. A store whose log turns out to be another one opens, and says so in its status.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Begin the store first, or wait for whoever does.
+    #[error("the log is empty: it has no store yet")]
+    Empty,
+    /// This log belongs to something else.
+    #[error("{0}")]
+    NoStore(String),
+    /// Start from a snapshot.
+    #[error("the log starts at position {start}, and this replica has folded nothing yet: it needs a snapshot")]
+    SnapshotNeeded { start: Position },
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the system gives no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Why a store could not be begun.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// Choose another name, or a bigger deadline.
+    #[error("the store was not begun: {0}")]
+    Refused(String),
+    /// Look at the log: genesis may still come.
+    #[error("genesis did not come back from the log within {0:?}")]
+    Late(Duration),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("the system gives no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Appends genesis where the log is empty, and waits until it stands. Says whether this call began the store: `false` where
+/// the log held something already, which opening it will judge.
+pub fn begin(log: &dyn Log, store_name: &str, options: &Begin) -> Result<bool, BeginError> {
+    if log.range().end > Position(0) {
+        return Ok(false);
+    }
+    let log_id = match options.log_id {
+        Some(log_id) => log_id,
+        None => {
+            let mut fresh = [0; 16];
+            getrandom::fill(&mut fresh)?;
+            fresh
+        }
+    };
+    let genesis = Genesis {
+        log_id,
+        store_name: store_name.to_owned(),
+        limits: options.limits,
+        window: options.window,
+        trim_replicas: options.trim_replicas,
+        retention: options.retention,
+        level: event::LEVEL,
+        transport_id: log.transport_id(),
+    };
+    let event = Event {
+        format: event::FORMAT,
+        incarnation: Incarnation(log_id),
+        intention: None,
+        author: "".into(),
+        principal: "".into(),
+        client_time_ms: 0,
+        reason: "".into(),
+        body: Body::Genesis(genesis),
+    };
+    let record = Bytes::from(event.encode());
+    // What would be rejected must not come to stand at position 0.
+    let mut trial = confold_model::state::State::new();
+    match confold_model::fold::apply(&mut trial, Default::default(), &record, &NoObjects) {
+        Ok(applied) => {
+            if let confold_model::fold::Outcome::Rejected(rejection) = applied.outcome {
+                return Err(BeginError::Refused(rejection.detail));
+            }
+        }
+        Err(error) => return Err(BeginError::Refused(error.to_string())),
+    }
+    let mut reader = log.reader(Position(0))?;
+    match log.append(record.clone()) {
+        Ok(()) | Err(LogError::Unsettled { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let end = Instant::now() + options.deadline;
+    loop {
+        if let Some(first) = reader.read(1, 1, Duration::from_millis(100))?.first() {
+            return Ok(first.bytes == record);
+        }
+        if Instant::now() >= end {
+            return Err(BeginError::Late(options.deadline));
+        }
+    }
+}
+
+impl Replica {
+    /// Opens a store on its log and begins to fold. Genesis is folded before this returns; the rest follows, see
+    /// [`Handle::status`]. A log that is not the one that was folded gives a handle that is FENCED and shows what was folded.
+    pub fn open(log: Arc<dyn Log>, store: Arc<dyn Store>, options: Options) -> Result<Handle, OpenError> {
+        let mut fresh = [0; 16];
+        getrandom::fill(&mut fresh)?;
+        let mut folder = Folder::restore(&*store, fresh)?;
+        if store.head().is_none() {
+            fold_genesis(&*log, &*store, &mut folder)?;
+        }
+        let next = folder.state().next_position();
+        let core = Arc::new(Core::new(log.clone(), store.clone(), folder, options));
+        let threads = Arc::new(Threads { core: core.clone(), running: Mutex::default() });
+        let handle = Handle { core, threads };
+        let reader = match store.head().map_or(Ok(None), |head| overlap(&*log, &head)).and_then(|wrong| match wrong {
+            Some(wrong) => Ok(Err(wrong)),
+            None => log.reader(next).map(Ok),
+        }) {
+            Ok(Ok(reader)) => reader,
+            Ok(Err(Standing { state, reason })) => {
+                handle.core.drop_folder();
+                handle.core.stop_as(state, reason);
+                return Ok(handle);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        handle.core.stand.set(ReplicaState::CatchingUp, "");
+        handle.core.serve_when_caught_up(&handle.core.views.latest());
+        *handle.threads.running.lock() = drive::start(&handle.core, reader)?;
+        Ok(handle)
+    }
+}
+
+impl Handle {
+    /// The newest state that is folded and in the store. Never waits.
+    pub fn view(&self) -> Arc<View> {
+        self.core.views.latest()
+    }
+
+    /// Views as they are published: a receiver sees the newest, and may miss some in between. Whoever must see every change
+    /// goes through the history rows from the last revision seen to the new one.
+    pub fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.core.views.subscribe()
+    }
+
+    /// Hands an event to the log and returns: whoever submits twice has both stand in this order. The outcome comes from
+    /// [`Submission::settled`], which waits up to `deadline`; dropping the submission gives up waiting and nothing else.
+    pub fn submit(&self, proposal: Proposal, deadline: Duration) -> Result<Submission, ProposeError> {
+        self.core.submit(proposal, deadline)
+    }
+
+    /// Submits and waits until the event is folded.
+    pub async fn propose(&self, proposal: Proposal, deadline: Duration) -> Result<Settled, ProposeError> {
+        self.submit(proposal, deadline)?.settled().await
+    }
+
+    /// Waits until `submit` would not answer `Busy`: for streams, before each submission.
+    pub async fn room(&self) {
+        self.core.desk.room().await;
+    }
+
+    /// Makes an unknown outcome definite: that of the event's first copy, or never. `who` is the proposal of the withdrawal
+    /// itself; its body does not matter.
+    pub async fn withdraw(&self, id: EventId, who: Proposal, deadline: Duration) -> Result<Fate, ProposeError> {
+        self.core.withdraw(id, who, deadline).await
+    }
+
+    /// What is known of an event id now. May read the store.
+    pub fn outcome_of(&self, id: EventId) -> Result<Fate, ProposeError> {
+        self.core.fate(id)
+    }
+
+    /// Waits for a view of this position or a later one.
+    pub async fn at_least(&self, position: Position, deadline: Duration) -> Result<Arc<View>, WaitError> {
+        self.core.at_least(position, deadline).await
+    }
+
+    /// A view of everything that was acknowledged to anybody before this call.
+    pub async fn fence(&self, deadline: Duration) -> Result<Arc<View>, WaitError> {
+        self.core.fence(deadline).await
+    }
+
+    /// Objects of any tree of this store, the lately used ones from memory.
+    pub fn objects(&self) -> Arc<dyn Objects> {
+        self.core.objects.clone()
+    }
+
+    /// For reads: history rows, touched paths, event ids, look-up by time. Nothing else may be done with it.
+    pub fn store(&self) -> &dyn Store {
+        &*self.core.store
+    }
+
+    /// For reads: its range, its records, its identity.
+    pub fn log(&self) -> &dyn Log {
+        &*self.core.log
+    }
+
+    /// The tree of a revision. Blocks: reads the store, and the log where it has to be re-made.
+    pub fn past(&self, revision: Revision) -> Result<Arc<PastView>, PastError> {
+        let past = self.core.past(revision);
+        if let Err(PastError::Differs { .. }) = &past {
+            self.core.metrics.count("confold_past_differs_total", 1);
+        }
+        past
+    }
+
+    /// The record at a position; `None` where the log holds none. Blocks.
+    pub fn record_at(&self, position: Position) -> Result<Option<Record>, LogError> {
+        self.core.record_at(position)
+    }
+
+    /// 16 bytes that name this replica's data folder.
+    pub fn replica_id(&self) -> [u8; 16] {
+        self.core.replica
+    }
+
+    pub fn status(&self) -> Status {
+        self.core.status()
+    }
+
+    /// State and reason alone, to be watched.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.core.stand.watch()
+    }
+
+    /// Waits until the replica serves, or has stopped for good: which of the two is in the answer.
+    pub async fn ready(&self) -> Standing {
+        let mut stand = self.core.stand.watch();
+        let settled = stand.wait_for(|now| now.state == ReplicaState::Serving || now.state.is_final()).await;
+        settled.map_or_else(|_| self.core.stand.get(), |standing| standing.clone())
+    }
+
+    /// One pass of housekeeping, for replicas that do it by hand.
+    pub fn keep_house(&self) {
+        self.core.keep_house();
+    }
+
+    /// A whole sweep at once. Blocks.
+    pub fn sweep(&self) -> Result<SweepOutcome, StoreError> {
+        self.core.sweep(true)
+    }
+
+    /// Stops at once, as a crash would: nothing is settled, synced or closed. When it returns nothing more is written. Blocks.
+    pub fn abandon(&self) {
+        self.core.close_doors();
+        self.core.stop();
+        for thread in self.threads.running.lock().drain(..) {
+            let _ = thread.join();
+        }
+        self.core.stop_as(ReplicaState::Stopped, "abandoned");
+    }
+
+    /// Takes no more proposals, lets those under way settle for at most `patience`, then stops, makes the store durable
+    /// and closes the log. A second call waits for the first.
+    pub async fn shutdown(&self, patience: Duration) -> Result<(), StoreError> {
+        self.core.close_doors();
+        if !self.core.stand.state().is_final() {
+            // What has not settled by then ends as unknown.
+            let _ = tokio::time::timeout(patience, self.core.desk.empty()).await;
+        }
+        let (core, threads) = (self.core.clone(), self.threads.clone());
+        let stopped = tokio::task::spawn_blocking(move || {
+            let mut running = threads.running.lock();
+            core.stop();
+            if core.options.close_log {
+                core.log.close();
+            }
+            for thread in running.drain(..) {
+                // A panic was caught inside and stands in the status.
+                let _ = thread.join();
+            }
+            let synced = if core.stand.state() == ReplicaState::Quarantined { Ok(()) } else { core.store.sync() };
+            core.stop_as(ReplicaState::Stopped, "shut down");
+            synced
+        });
+        stopped.await.unwrap_or_else(|_| Err(StoreError::Io { what: "the runtime ended during the shutdown".to_owned() }))
+    }
+}
+
+/// Into an empty store: everything else of the replica may then rely on a name, limits and an incarnation.
+fn fold_genesis(log: &dyn Log, store: &dyn Store, folder: &mut Folder) -> Result<(), OpenError> {
+    let range = log.range();
+    if range.start > Position(0) {
+        return Err(OpenError::SnapshotNeeded { start: range.start });
+    }
+    let first = log.reader(Position(0))?.read(1, 1, Duration::ZERO)?;
+    let record = first.first().ok_or(OpenError::Empty)?;
+    folder.fold(record, &NoObjects).map_err(|error| match error {
+        FoldError::Fenced(what) => OpenError::NoStore(what),
+        other => OpenError::NoStore(other.to_string()),
+    })?;
+    if folder.state().transport_id() != log.transport_id() {
+        return Err(OpenError::NoStore(wrong_transport(folder.state().transport_id(), log.transport_id())));
+    }
+    if let Some(folded) = folder.finish() {
+        store.commit(&folded.batch)?;
+    }
+    Ok(())
+}
+
+/// Whether the log still holds what was folded: the same log by identity, and the same record at the last position.
+fn overlap(log: &dyn Log, head: &Head) -> Result<Option<Standing>, LogError> {
+    let fenced = |reason: String| Ok(Some(Standing { state: ReplicaState::Fenced, reason }));
+    if log.transport_id() != head.transport_id {
+        return fenced(wrong_transport(head.transport_id, log.transport_id()));
+    }
+    let (range, applied) = (log.range(), head.applied);
+    if applied >= range.end {
+        return fenced(format!("this replica has folded up to {applied}, and the log ends before {}: it has lost records", range.end));
+    }
+    if applied.next() < range.start {
+        let reason = format!("the log starts at {}, this replica has folded up to {applied}", range.start);
+        return Ok(Some(Standing { state: ReplicaState::SnapshotNeeded, reason }));
+    }
+    if applied < range.start {
+        tracing::warn!(start = range.start.0, applied = applied.0, "the log was trimmed up to this replica's position: it cannot be compared");
+        return Ok(None);
+    }
+    let mut reader: Box<dyn Reader> = log.reader(applied)?;
+    match reader.read(1, 1, Duration::from_secs(5))?.first() {
+        Some(record) if record.digest == head.digest => Ok(None),
+        Some(record) => fenced(format!(
+            "position {applied} has digest {} on the log, {} in this store: it is another log, or another past of this one",
+            record.digest, head.digest
+        )),
+        None => fenced(format!("position {applied} cannot be read from the log any more")),
+    }
+}
+
+fn wrong_transport(ours: [u8; 16], found: [u8; 16]) -> String {
+    format!("the store belongs to log {}, this is log {}", hex::encode(ours), hex::encode(found))
+}

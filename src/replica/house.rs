@@ -1,0 +1,246 @@
+//! Housekeeping: marks, checkpoints and prunes proposed in time, the log's health watched, sweeps begun.
+//!
+//! All of it is idempotent and none of it is waited for: what is lost is proposed again, what comes twice is unchanged.
+
+use crate::core::Core;
+use crate::propose::Proposal;
+use crate::status::ReplicaState;
+use crate::step::{Effects, Mark};
+use bytes::Bytes;
+use confold_model::event::{self, Body, Checkpoint, Event};
+use confold_model::fold::{MARK_EVERY, policy_floor};
+use confold_model::ids::{Position, Time};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// What the fold left to do.
+pub(crate) struct House {
+    chores: Mutex<Chores>,
+    called: Condvar,
+}
+
+#[derive(Default)]
+struct Chores {
+    /// Somebody called since the last pass.
+    called: bool,
+    /// The newest mark that no checkpoint was posted for.
+    mark: Option<Mark>,
+    /// When the first event other than housekeeping came after the last mark.
+    worked_since: Option<Time>,
+    sweep: bool,
+    marks_since_sweep: u64,
+    last_mark_proposed: Option<(Position, Time)>,
+    last_prune: Option<Time>,
+    last_sync: Option<Time>,
+}
+
+impl House {
+    pub fn new() -> House {
+        House { chores: Mutex::default(), called: Condvar::new() }
+    }
+
+    /// Takes note of a committed batch.
+    pub fn note(&self, effects: &Effects, now: impl FnOnce() -> Time, sweep_every_marks: u64) {
+        if !effects.worked && effects.mark.is_none() && !effects.floor_raised {
+            return;
+        }
+        let mut chores = self.chores.lock();
+        if effects.worked && chores.worked_since.is_none() {
+            chores.worked_since = Some(now());
+        }
+        if effects.mark.is_some() {
+            chores.mark = effects.mark;
+            chores.worked_since = None;
+            chores.marks_since_sweep += 1;
+        }
+        // Thinning needs a sweep now and then even where no floor moves.
+        chores.sweep |= effects.floor_raised || chores.marks_since_sweep >= sweep_every_marks.max(1);
+        if effects.mark.is_some() || chores.sweep {
+            chores.called = true;
+            self.called.notify_all();
+        }
+    }
+
+    pub fn wake(&self) {
+        self.chores.lock().called = true;
+        self.called.notify_all();
+    }
+
+    /// Waits until somebody calls, at most this long.
+    pub fn wait(&self, at_most: Duration) {
+        let mut chores = self.chores.lock();
+        if !std::mem::take(&mut chores.called) {
+            self.called.wait_for(&mut chores, at_most);
+            chores.called = false;
+        }
+    }
+
+    /// Waits until a sweep is wanted, at most this long, and says whether it is.
+    pub fn wait_for_sweep(&self, at_most: Duration) -> bool {
+        let mut chores = self.chores.lock();
+        if !chores.sweep {
+            self.called.wait_for(&mut chores, at_most);
+        }
+        chores.sweep
+    }
+
+    /// Whether a sweep is wanted; asked when one begins.
+    pub fn take_sweep(&self) -> bool {
+        let mut chores = self.chores.lock();
+        chores.marks_since_sweep = 0;
+        std::mem::take(&mut chores.sweep)
+    }
+
+    /// The sweep could not run: it is wanted again.
+    pub fn want_sweep(&self) {
+        self.chores.lock().sweep = true;
+    }
+}
+
+impl Core {
+    /// One pass of everything but sweeps.
+    pub fn keep_house(self: &Arc<Core>) {
+        self.watch_log();
+        self.show_metrics();
+        if self.stand.state() != ReplicaState::Serving || self.is_closing() {
+            return;
+        }
+        let now = (self.options.clock)();
+        self.post_checkpoint(now);
+        self.propose_mark(now);
+        self.propose_prune(now);
+    }
+
+    fn watch_log(&self) {
+        match (self.stand.state(), self.log.health()) {
+            (ReplicaState::Serving, Err(error)) => {
+                self.stand.change(ReplicaState::Serving, ReplicaState::Degraded, error.to_string());
+            }
+            (ReplicaState::Degraded, Ok(())) if self.reading() => {
+                self.stand.change(ReplicaState::Degraded, ReplicaState::Serving, "");
+            }
+            _ => {}
+        }
+    }
+
+    /// Everything up to the mark is made durable first, so that the announcement may say so.
+    fn post_checkpoint(&self, now: Time) {
+        let due = |last: Option<Time>, every: i64| last.is_none_or(|last| now.0.saturating_sub(last.0) >= every || now < last);
+        let (mark, sync) = {
+            let mut chores = self.house.chores.lock();
+            let Some(mark) = chores.mark.take() else { return };
+            let sync = due(chores.last_sync, self.options.sync_every_ms);
+            if sync {
+                chores.last_sync = Some(now);
+            }
+            (mark, sync)
+        };
+        if sync {
+            let started = Instant::now();
+            if let Err(error) = self.store.sync() {
+                return self.store_failed(&error);
+            }
+            self.metrics.sync_seconds.record(started.elapsed());
+            self.metrics.tally.syncs.fetch_add(1, Relaxed);
+        }
+        fail::fail_point!("replica::checkpoint");
+        let Mark { position, chain, state } = mark;
+        self.post(Body::Checkpoint(Checkpoint {
+            replica: self.replica,
+            build: env!("CARGO_PKG_VERSION").into(),
+            level: event::LEVEL,
+            position,
+            chain,
+            state,
+            durable: self.store.durable().unwrap_or_default(),
+        }));
+    }
+
+    fn propose_mark(&self, now: Time) {
+        let last_mark = self.views.latest().last_mark;
+        {
+            let mut chores = self.house.chores.lock();
+            let every = self.options.mark_every_ms;
+            let waited = chores.worked_since.is_some_and(|since| now.0.saturating_sub(since.0) >= every);
+            let proposed = chores
+                .last_mark_proposed
+                .is_some_and(|(for_mark, at)| for_mark == last_mark && now.0.saturating_sub(at.0) < every);
+            if !waited || proposed {
+                return;
+            }
+            chores.last_mark_proposed = Some((last_mark, now));
+        }
+        self.post(Body::Mark { last_mark });
+    }
+
+    /// Only where the policy would move the floor: an idle store stays quiet.
+    fn propose_prune(self: &Arc<Core>, now: Time) {
+        {
+            let chores = self.house.chores.lock();
+            if chores.last_prune.is_some_and(|last| now.0.saturating_sub(last.0) < self.options.prune_every_ms) {
+                return;
+            }
+        }
+        let moves = {
+            let folder = self.folder.lock();
+            let Some(state) = folder.as_ref().map(|folder| folder.state()) else { return };
+            policy_floor(state, now.max(state.time())) > state.floor()
+        };
+        if moves {
+            self.house.chores.lock().last_prune = Some(now);
+            let prune = Proposal { author: "confold".to_owned(), ..Proposal::new(Body::Prune { floor: None }) };
+            // Nobody waits for it: the next pass sees whether the floor has moved.
+            let _unwatched = self.submit(prune, Duration::ZERO);
+        }
+    }
+
+    /// Hands a housekeeping event to the log.
+    pub fn post(&self, body: Body<'static>) -> bool {
+        self.post_with(body, String::new())
+    }
+
+    pub fn post_with(&self, body: Body<'static>, reason: String) -> bool {
+        let event = Event {
+            format: event::FORMAT,
+            incarnation: self.views.latest().incarnation,
+            intention: None,
+            author: "".into(),
+            principal: "".into(),
+            client_time_ms: 0,
+            reason: reason.into(),
+            body,
+        };
+        let posted = self.log.append(Bytes::from(event.encode()));
+        if let Err(error) = &posted {
+            tracing::debug!(body = event.body.name(), %error, "housekeeping was not taken by the log");
+        }
+        posted.is_ok()
+    }
+
+    fn show_metrics(&self) {
+        let view = self.views.latest();
+        self.metrics.lag.set(self.lag(&view) as f64);
+        self.metrics.in_flight.set(self.desk.in_flight() as f64);
+        self.metrics.open_views.set(self.open_views() as f64);
+    }
+
+    pub fn open_views(&self) -> usize {
+        self.views.held_count() + self.pins.count()
+    }
+
+    /// The state of marks for a replica that has just begun to serve: its newest one is worth announcing.
+    pub fn announce(&self) {
+        let view = self.views.latest();
+        let ours = view.checkpoints.iter().find(|row| row.checkpoint.replica == self.replica);
+        let announced = ours.map(|row| row.checkpoint.position);
+        let mut chores = self.house.chores.lock();
+        if chores.mark.is_none() && view.mark.is_some_and(|mark| announced.is_none_or(|position| mark.position > position)) {
+            chores.mark = view.mark;
+        }
+        if chores.worked_since.is_none() && view.position.0 - view.last_mark.0 > 1 && view.position.0 % MARK_EVERY != 0 {
+            chores.worked_since = Some((self.options.clock)());
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! A whole replica on a memory log and a memory store.
+
+mod drive;
+mod fencing;
+mod house;
+mod past;
+mod propose;
+mod step;
+mod world;

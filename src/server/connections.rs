@@ -1,0 +1,223 @@
+//! Accepting connections, bounding their number, their silence and their age, and letting them end in good order.
+
+use crate::{Limits, Stopped, front::Front, metrics::Connections};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+/// After this many bytes the protocol is known, and its own timeouts apply.
+const PREFACE_BYTES: usize = 24;
+
+pub(crate) async fn serve(
+    listener: TcpListener,
+    front: Front,
+    limits: &Limits,
+    shutdown: impl Future<Output = ()>,
+) -> Stopped {
+    let server = Arc::new(Connection {
+        builder: builder(limits),
+        front,
+        limits: limits.clone(),
+    });
+    let meters = Connections::new();
+    let (stop, stopping) = watch::channel(false);
+    let mut open = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    let mut upkeep = tokio::time::interval(Duration::from_secs(1));
+    for number in 0u64.. {
+        let stream = loop {
+            tokio::select! {
+                () = &mut shutdown => break None,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => break Some(stream),
+                    Err(error) => pause_after(error).await,
+                },
+                Some(ended) = open.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a connection met a bug of the server");
+                    }
+                    meters.open.set(open.len() as f64);
+                }
+                // The recorder keeps every sample until somebody sorts them into buckets.
+                _ = upkeep.tick() => if let Some(recorder) = crate::metrics::recorder() { recorder.run_upkeep() },
+            }
+        };
+        let Some(stream) = stream else { break };
+        if open.len() >= limits.max_connections {
+            meters.refused.increment(1);
+            tracing::debug!(limit = limits.max_connections, "one connection too many was closed");
+            continue;
+        }
+        meters.accepted.increment(1);
+        open.spawn(Arc::clone(&server).serve(stream, number, stopping.clone()));
+        meters.open.set(open.len() as f64);
+    }
+
+    drop(listener);
+    server.front.stop();
+    // Nobody may be listening any more, which is just as well.
+    let _ = stop.send(true);
+    let drained = timeout(limits.shutdown_grace, async {
+        while open.join_next().await.is_some() {}
+    })
+    .await;
+    let cut_off = open.len();
+    if drained.is_err() {
+        tracing::warn!(
+            connections = cut_off,
+            "calls were still in flight at shutdown and were cut off"
+        );
+    }
+    open.shutdown().await;
+    meters.open.set(0.0);
+    Stopped { cut_off }
+}
+
+struct Connection {
+    builder: Builder<TokioExecutor>,
+    front: Front,
+    limits: Limits,
+}
+
+impl Connection {
+    async fn serve(self: Arc<Self>, stream: TcpStream, number: u64, mut stopping: watch::Receiver<bool>) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection was gone before it began");
+            return;
+        }
+        let begun = Instant::now();
+        let received = Arc::new(AtomicUsize::new(0));
+        let stream = Counting {
+            stream,
+            received: Arc::clone(&received),
+        };
+        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), self.front.clone()));
+
+        let mut silent = pin!(sleep_until(begun + self.limits.header_timeout));
+        let mut aged = pin!(sleep_until(begun + self.age(number)));
+        let mut over = pin!(sleep_until(
+            begun + self.age(number) + self.limits.max_connection_age_grace
+        ));
+        let mut known = false;
+        let mut ending = false;
+        loop {
+            tokio::select! {
+                ended = &mut connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(error = %error, "a connection ended badly");
+                    }
+                    return;
+                }
+                () = &mut silent, if !known => {
+                    known = received.load(Ordering::Relaxed) >= PREFACE_BYTES;
+                    if !known {
+                        tracing::debug!("a connection said too little for too long");
+                        return;
+                    }
+                }
+                () = &mut aged, if !ending => {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                _ = stopping.wait_for(|stop| *stop), if !ending => {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = &mut over => return,
+            }
+        }
+    }
+
+    /// Up to a tenth more than the limit, so that connections opened together do not end together.
+    fn age(&self, number: u64) -> Duration {
+        let age = self.limits.max_connection_age;
+        age + age / 1_000 * (number.wrapping_mul(37) % 100) as u32
+    }
+}
+
+fn builder(limits: &Limits) -> Builder<TokioExecutor> {
+    let header_bytes = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        // The smallest that the library takes is 8 KiB.
+        .max_buf_size(header_bytes.max(8 << 10))
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(limits.header_bytes)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout);
+    builder
+}
+
+/// Out of file descriptors: trying again at once would only burn the processor.
+async fn pause_after(error: io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+        tracing::error!(%error, "cannot accept connections, trying again: is the limit of open files too low?");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Counts what the client has sent so far.
+struct Counting {
+    stream: TcpStream,
+    received: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counting {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.received
+            .fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        read
+    }
+}
+
+impl AsyncWrite for Counting {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
