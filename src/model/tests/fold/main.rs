@@ -2,5 +2,6 @@
 
 mod acts;
 mod naive;
+mod order;
 mod properties;
 mod support;
