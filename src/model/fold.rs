@@ -503,3 +503,6 @@ fn activate(state: &mut State, position: Position, level: u32) -> Decision {
     state.put_level(position, level);
     Decision { halt: (level > event::LEVEL).then_some(level), ..Decision::of(Outcome::Accepted) }
 }
+
+#[cfg(test)]
+mod tests;

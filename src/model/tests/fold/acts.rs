@@ -86,6 +86,12 @@ enum BasePick {
     Tree(prop::sample::Index),
 }
 
+/// As many cases as `PROPTEST_CASES` asks for, else few enough for every day.
+pub fn cases(everyday: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    ProptestConfig { cases: asked.unwrap_or(everyday), failure_persistence: None, ..ProptestConfig::default() }
+}
+
 pub fn steps(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), length)
 }
