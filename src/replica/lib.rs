@@ -21,6 +21,8 @@ mod house;
 mod options;
 mod past;
 mod propose;
+#[cfg(test)]
+mod sim;
 mod status;
 pub mod step;
 mod sweep;

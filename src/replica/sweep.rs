@@ -183,7 +183,7 @@ mod tests {
         let once = sweep(&all, 300);
         let expected: Vec<u64> = [5, 50, 100, 150]
             .into_iter()
-            .chain((201..=290).filter(|position| position.is_multiple_of(5)))
+            .chain((201..=290u64).filter(|position| position.is_multiple_of(5)))
             .chain(291..=300)
             .collect();
         assert_eq!(once.iter().filter(|p| **p < 200).copied().collect::<Vec<_>>(), expected[..4]);
