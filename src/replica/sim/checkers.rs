@@ -133,6 +133,12 @@ impl Checkers {
             self.folded.resize(at + 1, None);
         }
         let (chain, root, revision) = (state.chain(), state.root(), state.revision());
+        if let Some(on_log) = oracle.records.get(at) {
+            self.require(Check::Digest, state.digest() == on_log.digest, || {
+                let (ours, theirs) = (state.digest().short(), on_log.digest.short());
+                format!("position {position}: replica {site} has log digest {ours}, the log {theirs}")
+            })?;
+        }
         match self.folded[at] {
             None => self.folded[at] = Some((site, chain, root, revision)),
             Some((other, ..)) if other == site => {}
@@ -180,12 +186,8 @@ impl Checkers {
         let Some(head) = store.head() else { return breach(Check::OneBatch, "a store without a head after a batch") };
         let at = head.applied.0 as usize;
         let same = Some(head.applied) == state.position()
-            && (head.chain, head.root, head.revision) == (state.chain(), state.root(), state.revision());
+            && (head.digest, head.chain, head.root, head.revision) == (state.digest(), state.chain(), state.root(), state.revision());
         self.require(Check::OneBatch, same, || format!("replica {site}: the store's head {head:?} is not the fold's state"))?;
-        let on_log = oracle.records[at].digest;
-        self.require(Check::Digest, head.digest == on_log, || {
-            format!("position {at}: replica {site} has log digest {}, the log {}", head.digest.short(), on_log.short())
-        })?;
         let there = head.root == EMPTY_NODE || store.object(&head.root).is_ok();
         self.require(Check::OneBatch, there, || format!("replica {site}: root {} of its head is not stored", head.root))?;
         let first = head.applied.0 + 1 - effects.records;
@@ -194,10 +196,6 @@ impl Checkers {
         let (other, theirs) = *self.states.entry(head.applied).or_insert((site, hash));
         self.require(Check::Agreement, theirs == hash, || {
             format!("position {at}: replica {site} has state {}, replica {other} {}", hash.short(), theirs.short())
-        })?;
-        let view = &effects.view;
-        self.require(Check::Views, view.position == head.applied && view.root == head.root, || {
-            format!("replica {site} shows position {} root {}, its store has {head:?}", view.position, view.root.short())
         })?;
         Ok(hash)
     }

@@ -126,12 +126,13 @@ impl Plant {
     /// Checkers that would have caught it before.
     pub fn silenced(self) -> &'static [Check] {
         match self {
-            Plant::OtherTimeAndDigest | Plant::SkippedUnseen => &[Check::Digest],
-            Plant::FlippedLeafInTree => &[Check::Digest, Check::Agreement, Check::Verdicts],
+            Plant::OtherTimeAndDigest => &[Check::Digest, Check::Agreement],
+            Plant::SkippedUnseen => &[Check::Digest],
+            Plant::FlippedLeafInTree => &[Check::Digest, Check::Agreement, Check::Verdicts, Check::History],
             Plant::FlippedLeafAnnounced => {
                 &[Check::Digest, Check::Agreement, Check::Verdicts, Check::Tree, Check::History, Check::Views, Check::Answers]
             }
-            Plant::LostWindowUnseen => &[Check::StateRows],
+            Plant::LostWindowUnseen => &[Check::StateRows, Check::Pure],
             _ => &[],
         }
     }
