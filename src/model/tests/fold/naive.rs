@@ -746,7 +746,7 @@ impl Naive {
                 return Err(EXPIRED);
             }
             let (intent, principal) = (bytes_of(record, 4), bytes_of(record, 6));
-            let mark = if principal.is_empty() { intent[..16].to_vec() } else { hash(&[&[0x17], intent, principal])[..16].to_vec() };
+            let mark = intent_mark(intent, principal);
             if let Some(first) = self.window.iter().find(|entry| entry.id == id) {
                 return match first {
                     first if first.code == WITHDRAWN => Err(WITHDRAWN),
@@ -911,13 +911,12 @@ impl Naive {
         Ok(true)
     }
 
-    /// Section 5.4: number and hash of every member.
-    pub fn members(&self) -> Vec<(u16, Hash)> {
-        let now = self.next - 1;
+    /// Section 5.4: the canonical message of each scalar member, from number 1 on.
+    pub fn scalars(&self) -> Vec<Vec<u8>> {
         let mut history = num(1, self.leaves.len() as u64);
         peaks(&self.leaves).iter().for_each(|peak| history.extend(item(2, peak)));
-        let scalars = [
-            num(1, now),
+        vec![
+            num(1, self.next - 1),
             item(2, &self.digest),
             item(2, &self.chain),
             item(2, &self.root()),
@@ -933,29 +932,40 @@ impl Naive {
             text(2, &self.transport),
             num(1, 0),
             item(7, &history),
-        ];
-        let mut members: Vec<(u16, Hash)> = (1..).zip(scalars.iter().map(|scalar| hash(&[&[0x15], scalar]))).collect();
+        ]
+    }
+
+    /// Section 5.4: the rows of each table, keys ascending, from number 32 on; those of the window are its segments.
+    pub fn tables(&self) -> Vec<Vec<(Vec<u8>, Vec<u8>)>> {
         let be = |number: &u64| number.to_be_bytes().to_vec();
-        let table = |rows: Vec<(Vec<u8>, Vec<u8>)>| {
-            map_hash(&rows.into_iter().map(|(key, row)| (key, hash(&[&[0x15], &row]))).collect::<Vec<_>>())
-        };
         let pair = |one: u64, two: u64| [num(1, one), num(2, two)].concat();
         let checkpoint = |row: &Checkpoint| [item(1, &row.message), num(2, row.position), num(3, row.time as u64)].concat();
-        members.push((32, table(self.schemas.iter().map(|(at, set)| (be(at), item(1, set))).collect())));
-        members.push((33, table(self.levels.iter().map(|(at, level)| (be(at), num(1, *level))).collect())));
-        members.push((34, table(self.tags.iter().map(|(name, (one, two))| (name.clone(), pair(*one, *two))).collect())));
-        members.push((35, table(self.marks.iter().map(|(at, (time, two))| (be(at), pair(*time as u64, *two))).collect())));
-        members.push((36, table(self.checkpoints.iter().map(|(replica, row)| (replica.clone(), checkpoint(row))).collect())));
-        members.push((37, table(self.incarnations.iter().map(|(at, id)| (be(at), item(1, id))).collect())));
-        let mut segments: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-        for entry in self.window.iter().filter(|entry| entry.position + self.width > now) {
-            let segment = segments.entry(entry.position / 4096).or_default();
+        let mut segments: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for entry in self.window.iter().filter(|entry| entry.position + self.width >= self.next) {
+            let segment = segments.entry(be(&(entry.position / 4096))).or_default();
             segment.extend(entry.position.to_be_bytes());
             segment.extend([&entry.id[..], &entry.mark, &[entry.outcome], &entry.code.to_be_bytes()].concat());
             segment.extend(entry.revision.to_be_bytes());
         }
-        let segments: Vec<_> = segments.iter().map(|(number, entries)| (be(number), hash(&[&[0x16], entries]))).collect();
-        members.push((38, map_hash(&segments)));
+        vec![
+            self.schemas.iter().map(|(at, set)| (be(at), item(1, set))).collect(),
+            self.levels.iter().map(|(at, level)| (be(at), num(1, *level))).collect(),
+            self.tags.iter().map(|(name, (one, two))| (name.clone(), pair(*one, *two))).collect(),
+            self.marks.iter().map(|(at, (time, two))| (be(at), pair(*time as u64, *two))).collect(),
+            self.checkpoints.iter().map(|(replica, row)| (replica.clone(), checkpoint(row))).collect(),
+            self.incarnations.iter().map(|(at, id)| (be(at), item(1, id))).collect(),
+            segments.into_iter().collect(),
+        ]
+    }
+
+    /// Number and hash of every member.
+    pub fn members(&self) -> Vec<(u16, Hash)> {
+        let mut members: Vec<(u16, Hash)> = (1..).zip(self.scalars().iter().map(|scalar| hash(&[&[0x15], scalar]))).collect();
+        for (number, rows) in (32..).zip(self.tables()) {
+            let kind = if number == 38 { 0x16 } else { 0x15 };
+            let rows: Vec<_> = rows.into_iter().map(|(key, row)| (key, hash(&[&[kind], &row]))).collect();
+            members.push((number, map_hash(&rows)));
+        }
         members
     }
 
@@ -966,6 +976,12 @@ impl Naive {
         members.iter().for_each(|(number, hash)| preimage.extend([&number.to_be_bytes()[..], hash].concat()));
         hash(&[&preimage])
     }
+}
+
+/// Section 4.5.
+pub fn intent_mark(intent: &[u8], principal: &[u8]) -> Vec<u8> {
+    let whole = if principal.is_empty() { intent.to_vec() } else { hash(&[&[0x17], intent, principal]).to_vec() };
+    whole[..16].to_vec()
 }
 
 /// u64 seen and nonce.

@@ -32,10 +32,21 @@ fn append(state: &mut State, record: &[u8]) -> Outcome {
     applied.outcome
 }
 
-/// Genesis at 0, schema at 1, content at 2, its id (1, 2) known from then on; then an id that was withdrawn, two revisions,
-/// a tag and fences up to the given position.
-fn state_at(next: u64) -> State {
-    let mut state = State::new();
+/// A record and where it is put, after the setting and as many fences as it takes.
+pub struct Case {
+    pub name: &'static str,
+    pub position: u64,
+    pub record: Vec<u8>,
+    pub code: Code,
+}
+
+pub fn cases() -> Vec<Case> {
+    [envelope_cases(), commit_cases(), body_cases()].into_iter().flatten().collect()
+}
+
+/// Genesis at 0, schema at 1, content at 2, its id (1, 2) known from then on; then an id that was withdrawn, two revisions
+/// and a floor.
+pub fn setting() -> Vec<Vec<u8>> {
     let content = [
         text(1, b"1"),
         item(2, &device("a", "label", "s", &[with_port(port(1, "", ""))])),
@@ -43,7 +54,7 @@ fn state_at(next: u64) -> State {
         item(4, &text(1, b"ok")),
     ];
     let withdrawn = EventId { seen: Position(1), nonce: [9; 16] };
-    let setting = [
+    vec![
         Envelope::without_id().record(Body::Genesis(genesis(WINDOW, limits()))),
         Envelope::new(0, 1).record(schema_body()),
         Envelope::new(1, 2).record(commit(vec![put("/", content.concat())])),
@@ -51,8 +62,13 @@ fn state_at(next: u64) -> State {
         Envelope::new(3, 4).record(commit(vec![update("/health", text(1, b"bad"))])),
         Envelope::new(4, 5).record(commit(vec![update("/health", text(1, b"good"))])),
         Envelope::new(5, 6).record(Body::Prune { floor: Some(Revision(1)) }),
-    ];
-    for record in &setting {
+    ]
+}
+
+/// The state after the setting and fences up to the given position.
+pub fn state_at(next: u64) -> State {
+    let mut state = State::new();
+    for record in &setting() {
         assert_eq!(append(&mut state, record), Outcome::Accepted);
     }
     while state.next_position() < Position(next) {
@@ -105,7 +121,25 @@ fn long(letter: &str, length: usize) -> String {
 
 // U8
 #[test]
-fn of_two_neighbouring_faults_of_the_envelope_the_first_is_the_code() {
+fn of_two_neighbouring_faults_the_first_is_the_code() {
+    for Case { name, position, record, code } in cases() {
+        match append(&mut state_at(position), &record) {
+            Outcome::Rejected(rejection) => assert_eq!(rejection.code, code, "{name}: {}", rejection.detail),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_duplicate_is_found_before_its_body_is_looked_at() {
+    let overlap = Envelope::new(1, 2).record(commit(vec![update("/", Vec::new()), update("/", Vec::new())]));
+    let again = append(&mut state_at(1 + WINDOW), &overlap);
+    assert!(matches!(again, Outcome::Duplicate(first) if first.position == Position(2)), "{again:?}");
+    let expired = append(&mut state_at(2 + WINDOW), &overlap);
+    assert!(matches!(expired, Outcome::Rejected(rejection) if rejection.code == Expired));
+}
+
+fn envelope_cases() -> Vec<Case> {
     let overlap = || commit(vec![update("/", Vec::new()), update("/", Vec::new())]);
     let with_trailing = |record: Vec<u8>| [record, num(100, 1)].concat();
     let foreign = |envelope: Envelope| Envelope { incarnation: [8; 16], ..envelope };
@@ -127,22 +161,10 @@ fn of_two_neighbouring_faults_of_the_envelope_the_first_is_the_code() {
         ("ID_REUSED, then the body", 1 + WINDOW, other_intent(known(1, 2)).record(overlap()), IdReused),
         ("a fresh id in the same place", 1 + WINDOW, known(1, 0x78).record(overlap()), Overlap),
     ];
-    for (name, position, record, code) in cases {
-        match append(&mut state_at(position), &record) {
-            Outcome::Rejected(rejection) => assert_eq!(rejection.code, code, "{name}: {}", rejection.detail),
-            other => panic!("{name}: {other:?}"),
-        }
-    }
-    // A duplicate is found before its body is looked at.
-    let again = append(&mut state_at(1 + WINDOW), &known(1, 2).record(overlap()));
-    assert!(matches!(again, Outcome::Duplicate(first) if first.position == Position(2)), "{again:?}");
-    let expired = append(&mut state_at(2 + WINDOW), &known(1, 2).record(overlap()));
-    assert!(matches!(expired, Outcome::Rejected(rejection) if rejection.code == Expired));
+    cases.into_iter().map(|(name, position, record, code)| Case { name, position, record, code }).collect()
 }
 
-// U8
-#[test]
-fn of_two_neighbouring_faults_of_a_commit_the_first_is_the_code() {
+fn commit_cases() -> Vec<Case> {
     let nowhere = |kind| at(&[(77, None)], kind);
     let deep_nowhere: Vec<(u32, Option<&[u8]>)> = vec![(77, None); 64];
     let long_key = long("k", 101);
@@ -219,12 +241,7 @@ fn of_two_neighbouring_faults_of_a_commit_the_first_is_the_code() {
         ("remove: place, then base", commit(vec![based(remove("/devices"))]), IsAContainer),
         ("remove: base, a conflict even of what is not there", commit(vec![based(remove("/devices/a"))]), Conflict),
     ];
-    for (name, body, code) in cases {
-        match append(&mut state_at(10), &fresh().record(body)) {
-            Outcome::Rejected(rejection) => assert_eq!(rejection.code, code, "{name}: {}", rejection.detail),
-            other => panic!("{name}: {other:?}"),
-        }
-    }
+    cases.into_iter().map(|(name, body, code)| Case { name, position: 10, record: fresh().record(body), code }).collect()
 }
 
 // U8
@@ -237,8 +254,7 @@ fn a_commit_without_a_schema_is_refused_before_it_is_looked_at() {
     assert!(matches!(outcome, Outcome::Rejected(rejection) if rejection.code == SchemaInvalid));
 }
 
-#[test]
-fn of_two_neighbouring_faults_of_another_body_the_first_is_the_code() {
+fn body_cases() -> Vec<Case> {
     let own = fresh().id.unwrap();
     let id = |seen, nonce| EventId { seen: Position(seen), nonce: [nonce; 16] };
     let tag = |name: &'static str, revision| Body::Tag { name: name.into(), revision: Revision(revision) };
@@ -257,12 +273,12 @@ fn of_two_neighbouring_faults_of_another_body_the_first_is_the_code() {
         ("activation: not the next, then nobody knows it", Body::Activation { level: 9 }, Unsupported),
         ("a body of a later level", Body::Later { name: "trim" }, Unsupported),
     ];
-    for (name, body, code) in cases {
-        match append(&mut state_at(10), &fresh().record(body)) {
-            Outcome::Rejected(rejection) => assert_eq!(rejection.code, code, "{name}: {}", rejection.detail),
-            other => panic!("{name}: {other:?}"),
-        }
-    }
+    cases.into_iter().map(|(name, body, code)| Case { name, position: 10, record: fresh().record(body), code }).collect()
+}
+
+#[test]
+fn what_is_past_or_to_come_is_refused_before_it_is_looked_up() {
+    let id = |seen, nonce| EventId { seen: Position(seen), nonce: [nonce; 16] };
     // EXPIRED, then whether it was met: the id of position 2 has left the window.
     let late = Envelope::new(WINDOW, 0x77).record(Body::Withdraw { id: id(1, 2) });
     let outcome = append(&mut state_at(WINDOW + 2), &late);

@@ -41,6 +41,7 @@ fn the_empty_tree_is_the_empty_node() {
     assert_eq!((view.config(&NoObjects).unwrap(), view.data_hash()), (&[][..], data_hash(&[])));
 }
 
+// H2: config, field numbers and what is below; nothing else.
 #[test]
 fn a_node_is_hashed_as_documented() {
     let mut tree = Tree::empty();
