@@ -343,7 +343,8 @@ impl<'a> Frame<'a> {
             Lookup::Found(node) => Some(node.config(self.objects)?.to_vec()),
             Lookup::Default => Some(Vec::new()),
             Lookup::Absent { step } => {
-                if operation.base.is_none() {
+                // An update never makes a node: with nothing there on either side there is nothing to merge.
+                if !matches!(operation.base, Some(Base::Hash(_))) {
                     return Err(self.absent(path, step).into());
                 }
                 None

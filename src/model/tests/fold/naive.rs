@@ -510,7 +510,7 @@ fn operate(before: &Tree, after: &mut Tree, operation: &[u8], path: &Steps) -> R
                 return Err(KEY_CHANGE);
             }
         }
-        if !there && base.is_none() {
+        if !there && !matches!(base, Some(Some(_))) {
             return Err(NOT_FOUND);
         }
         if new.len() > 1 {
@@ -527,7 +527,7 @@ fn operate(before: &Tree, after: &mut Tree, operation: &[u8], path: &Steps) -> R
             None => true,
             Some(base) => must_apply(base, there.then(|| compared(old)), Some(compared(&result)))?,
         };
-        if apply && there {
+        if apply {
             after.insert(path.clone(), result);
         }
         return Ok(());

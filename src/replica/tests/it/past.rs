@@ -87,7 +87,7 @@ async fn a_re_made_tree_that_differs_is_an_error_and_never_an_answer() {
     row.root = confold_model::ids::Hash::of(b"other");
     world.store.faults.lock().row = Some(row);
     assert!(matches!(handle.past(Revision(4)), Err(PastError::Differs { revision: Revision(4), .. })));
-    handle.past(Revision(5)).unwrap();
+    assert_eq!(stopped(&handle).await.state, confold_replica::ReplicaState::Quarantined);
 }
 
 #[tokio::test(flavor = "multi_thread")]
