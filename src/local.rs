@@ -48,7 +48,7 @@ impl Local for OnThisMachine {
     async fn serve(
         &self,
         options: ServeOptions,
-        ready: &mut (dyn FnMut(Serving) + Send),
+        ready: &mut (dyn for<'s> FnMut(&'s Serving) + Send),
     ) -> Result<(), Failure> {
         trace_to_stderr();
         confold_server::metrics::install();
@@ -62,7 +62,8 @@ impl Local for OnThisMachine {
         }
         let server = listen(&store, options.listen, false).await?;
         let name = store.handle().view().store_name.to_string();
-        ready(Serving { address: server.local_addr(), stores: vec![name] });
+        let serving = Serving { address: server.local_addr(), stores: vec![name] };
+        ready(&serving);
         let stopped = server.run(told_to_stop()).await;
         if stopped.cut_off > 0 {
             tracing::warn!("{} connections were cut off in the middle of a call", stopped.cut_off);

@@ -325,22 +325,18 @@ fn begin(state: &mut State, event: &Event<'_>, genesis: &Genesis) -> Decision {
         let detail = format!("genesis at level {}, this build begins stores at {}", genesis.level, event::LEVEL);
         return Decision::rejected(Code::Unsupported, detail);
     }
-    // The tables and paths are built for these: another limit would be one that nothing enforces.
-    let fixed = event::Limits { max_event_bytes: genesis.limits.max_event_bytes, ..event::Limits::default() };
-    if genesis.limits != fixed {
+    let ours = event::Limits::default();
+    let limits = &genesis.limits;
+    // What is refused here is what the checks could not keep to: the depth is fixed, keys and paths may be shorter.
+    let shorter = |value: u32, most: u32| (1..=most).contains(&value);
+    if limits.depth != ours.depth || !shorter(limits.key_bytes, ours.key_bytes) || !shorter(limits.path_bytes, ours.path_bytes) {
         let detail = format!(
-            "depth, path_bytes and key_bytes are {}, {} and {} at level {}, genesis says {}, {} and {}",
-            fixed.depth,
-            fixed.path_bytes,
-            fixed.key_bytes,
-            genesis.level,
-            genesis.limits.depth,
-            genesis.limits.path_bytes,
-            genesis.limits.key_bytes
+            "depth {} (must be {}), key_bytes {} (1 to {}), path_bytes {} (1 to {})",
+            limits.depth, ours.depth, limits.key_bytes, ours.key_bytes, limits.path_bytes, ours.path_bytes
         );
         return Decision::rejected(Code::Limit, detail);
     }
-    if genesis.window == 0 || genesis.limits.max_event_bytes == 0 {
+    if genesis.window == 0 || limits.max_event_bytes == 0 {
         return Decision::rejected(Code::Limit, "window and max_event_bytes must not be 0");
     }
     state.limits = genesis.limits;
@@ -507,3 +503,6 @@ fn activate(state: &mut State, position: Position, level: u32) -> Decision {
     state.put_level(position, level);
     Decision { halt: (level > event::LEVEL).then_some(level), ..Decision::of(Outcome::Accepted) }
 }
+
+#[cfg(test)]
+mod tests;

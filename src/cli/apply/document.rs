@@ -399,10 +399,6 @@ mod tests {
             a[0] = 1
             file: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence at line 1 column 4"#]],
         );
-        check(
-            ValueFormat::Yaml,
-            "",
-            &expect![""],
-        );
+        check(ValueFormat::Yaml, "", &expect![""]);
     }
 }

@@ -36,7 +36,7 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     };
     let local = app.context.local.clone();
     let ui = &mut app.ui;
-    let mut ready = |serving: Serving| {
+    let mut ready = |serving: &Serving| {
         ui.note(&format!(
             "serving {} on http://{}",
             serving.stores.join(", "),

@@ -293,14 +293,6 @@ fn a_command_line_that_makes_no_sense_is_invalid() {
         exit 2
     "#]],
     );
-    world.check(
-        "serve data --listen 0.0.0.0:7411",
-        expect![[r#"
-        ! Error: 0.0.0.0:7411 is open to other machines, and this build encrypts nothing
-        ! Hint: listen on 127.0.0.1, or say --insecure where the network is trusted
-        exit 2
-    "#]],
-    );
 }
 
 #[test]

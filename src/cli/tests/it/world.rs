@@ -186,9 +186,13 @@ impl Local for Disk {
         })
     }
 
-    async fn serve(&self, options: ServeOptions, ready: &mut (dyn FnMut(Serving) + Send)) -> Result<(), Failure> {
+    async fn serve(
+        &self,
+        options: ServeOptions,
+        ready: &mut (dyn for<'s> FnMut(&'s Serving) + Send),
+    ) -> Result<(), Failure> {
         self.note(format!("serve {options:?}"));
-        ready(Serving {
+        ready(&Serving {
             address: options.listen,
             stores: vec!["main".to_owned()],
         });

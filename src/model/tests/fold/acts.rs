@@ -86,6 +86,12 @@ enum BasePick {
     Tree(prop::sample::Index),
 }
 
+/// As many cases as `PROPTEST_CASES` asks for, else few enough for every day.
+pub fn cases(everyday: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    ProptestConfig { cases: asked.unwrap_or(everyday), failure_persistence: None, ..ProptestConfig::default() }
+}
+
 pub fn steps(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), length)
 }
@@ -331,7 +337,7 @@ fn value(path: &Path, pick: &Pick, container: bool) -> Vec<u8> {
     let mut dice = pick.dice.iter().cycle().copied();
     let mut roll = |limit: u8| dice.next().unwrap() % limit;
     let words = ["", "x", "y", "longer text"];
-    let mut word = |roll: &mut dyn FnMut(u8) -> u8| words[usize::from(roll(4))].as_bytes();
+    let word = |roll: &mut dyn FnMut(u8) -> u8| words[usize::from(roll(4))].as_bytes();
     let fields: Vec<u32> = path.steps.iter().map(|step| step.field).collect();
     let key = |number: bool| -> Vec<u8> {
         let bytes = path.steps.last().and_then(|step| step.key.clone()).unwrap_or_default();

@@ -1,6 +1,8 @@
 //! The fold as a whole: random logs against a naive model, golden logs, the order of checks.
 
 mod acts;
+mod fuzz;
 mod naive;
+mod order;
 mod properties;
 mod support;

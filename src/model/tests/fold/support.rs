@@ -132,10 +132,6 @@ pub fn port(number: u64, label: &str, serial: &str) -> Vec<u8> {
     [num(1, number), text(2, label.as_bytes()), text(3, serial.as_bytes())].concat()
 }
 
-pub fn group(number: i64, name: &str, children: &[Vec<u8>]) -> Vec<u8> {
-    [num(1, number as u64), text(2, name.as_bytes()), children.concat()].concat()
-}
-
 /// As a child of a device.
 pub fn with_port(port: Vec<u8>) -> Vec<u8> {
     item(8, &port)
