@@ -11,10 +11,8 @@ use std::path::{Path, PathBuf};
 /// merge, tags.
 const GROUPS: &str = "SKHGUARXMT";
 
-/// Decided above the model, where their tests belong.
-const ABOVE: [&str; 14] = [
-    "G1", "G2", "G4", "G5", "G6", "G7", "R5", "U9", "X1", "X3", "X4", "X5", "X8", "T5",
-];
+/// Decided above the model, by the service and the client, whose tests do not cite them yet.
+const ABOVE: [&str; 6] = ["G4", "G5", "G6", "U9", "X1", "T5"];
 
 #[test]
 fn every_rule_that_holds_is_cited_by_a_test() {
