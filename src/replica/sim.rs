@@ -215,7 +215,7 @@ fn sim_the_same_seed_gives_the_same_trace_and_another_seed_another() {
 fn sim_on_a_long_log_late_repeats_change_nothing() {
     for (events, window) in [(100_000, 1 << 20), (20_000, 5_000)] {
         let options = Options { events, window: Some(window), ..Options::default() };
-        let report = simulate(3, &options).unwrap_or_else(|failure| panic!("{failure}"));
+        let report = simulate(4, &options).unwrap_or_else(|failure| panic!("{failure}"));
         let count = |what: &str| report.tally.0.get(what).copied().unwrap_or_default();
         println!("{report:#?}");
         assert!(count("fault: repeat") > events / 50, "{:?}", report.tally);
