@@ -90,10 +90,12 @@ impl Core {
     }
 
     fn release(&self, effects: Effects) {
-        self.views.publish(effects.view.clone());
-        fail::fail_point!("replica::before_answers");
+        // Whoever sees the view finds its chores noted and its events counted.
         self.house.note(&effects, || (self.options.clock)(), self.options.thinning.sweep_every_marks);
         self.count(&effects);
+        effects.disagreements.iter().for_each(|disagreement| self.alarm(disagreement));
+        self.views.publish(effects.view.clone());
+        fail::fail_point!("replica::before_answers");
         // Nobody enters the desk after its event was folded, so an empty desk needs no looking through.
         if self.desk.in_flight() > 0 {
             effects.settlements.into_iter().for_each(|settlement| self.desk.settle(settlement));
@@ -103,7 +105,6 @@ impl Core {
                 self.barriers.pass(&nonce, effects.view.position);
             }
         }
-        effects.disagreements.iter().for_each(|disagreement| self.alarm(disagreement));
         if let Some(level) = effects.halt {
             let reason = format!(
                 "level {level} became active at position {}, this build knows levels up to {}",

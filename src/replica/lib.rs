@@ -21,6 +21,7 @@ mod house;
 mod options;
 mod past;
 mod propose;
+pub mod service;
 #[cfg(test)]
 mod sim;
 mod status;

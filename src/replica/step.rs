@@ -239,6 +239,7 @@ impl Folder {
             let found = record.position;
             return Err(FoldError::Fenced(format!("the log gave position {found} where {expected} comes next")));
         }
+        let floor = self.state.floor();
         let applied = fold::apply(&mut self.state, record.time, &record.bytes, objects)
             .map_err(|error| FoldError::Objects { position: expected, error })?;
         if applied.digest != record.digest {
@@ -248,6 +249,7 @@ impl Folder {
         }
         self.open.records += 1;
         self.open.bytes += record.bytes.len() as u64;
+        self.open.floor_raised |= self.state.floor() > floor;
         if applied.position == Position(0) {
             self.begin(&applied, record)?;
         }
@@ -405,7 +407,6 @@ impl Folder {
             _ => {}
         }
         self.open.worked |= !matches!(applied.body, "mark" | "checkpoint" | "fence");
-        self.open.floor_raised |= applied.floor_raised;
         self.open.halt = self.open.halt.or(applied.halt);
         if let Some(state) = applied.mark {
             self.pass_mark(Mark { position: applied.position, chain: applied.chain, state });

@@ -32,7 +32,11 @@ pub(crate) async fn serve(
     limits: &Limits,
     shutdown: impl Future<Output = ()>,
 ) -> Stopped {
-    let server = Arc::new(Connection { builder: builder(limits), front, limits: limits.clone() });
+    let server = Arc::new(Connection {
+        builder: builder(limits),
+        front,
+        limits: limits.clone(),
+    });
     let meters = Connections::new();
     let (stop, stopping) = watch::channel(false);
     let mut open = JoinSet::new();
@@ -71,10 +75,16 @@ pub(crate) async fn serve(
     server.front.stop();
     // Nobody may be listening any more, which is just as well.
     let _ = stop.send(true);
-    let drained = timeout(limits.shutdown_grace, async { while open.join_next().await.is_some() {} }).await;
+    let drained = timeout(limits.shutdown_grace, async {
+        while open.join_next().await.is_some() {}
+    })
+    .await;
     let cut_off = open.len();
     if drained.is_err() {
-        tracing::warn!(connections = cut_off, "calls were still in flight at shutdown and were cut off");
+        tracing::warn!(
+            connections = cut_off,
+            "calls were still in flight at shutdown and were cut off"
+        );
     }
     open.shutdown().await;
     meters.open.set(0.0);
@@ -95,12 +105,17 @@ impl Connection {
         }
         let begun = Instant::now();
         let received = Arc::new(AtomicUsize::new(0));
-        let stream = Counting { stream, received: Arc::clone(&received) };
+        let stream = Counting {
+            stream,
+            received: Arc::clone(&received),
+        };
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), self.front.clone()));
 
         let mut silent = pin!(sleep_until(begun + self.limits.header_timeout));
         let mut aged = pin!(sleep_until(begun + self.age(number)));
-        let mut over = pin!(sleep_until(begun + self.age(number) + self.limits.max_connection_age_grace));
+        let mut over = pin!(sleep_until(
+            begun + self.age(number) + self.limits.max_connection_age_grace
+        ));
         let mut known = false;
         let mut ending = false;
         loop {
@@ -175,7 +190,8 @@ impl AsyncRead for Counting {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.received.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        self.received
+            .fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
         read
     }
 }

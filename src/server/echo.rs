@@ -23,9 +23,15 @@ where
     T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
     <T::ResponseBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    client.ready().await.map_err(|error| Status::unavailable(error.into().to_string()))?;
+    client
+        .ready()
+        .await
+        .map_err(|error| Status::unavailable(error.into().to_string()))?;
     let codec = ProstCodec::<Payload, Payload>::default();
-    client.unary(Request::new(payload), PathAndQuery::from_static(PATH), codec).await.map(Response::into_inner)
+    client
+        .unary(Request::new(payload), PathAndQuery::from_static(PATH), codec)
+        .await
+        .map(Response::into_inner)
 }
 
 /// The service itself, as a tower service for tonic's own server or for ours.

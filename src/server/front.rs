@@ -40,7 +40,9 @@ impl Front {
         Front {
             http: Arc::new(Http::new(store.clone(), Arc::clone(&health), limits)),
             store,
-            echo: options.echo.then(|| EchoServer { message_bytes: limits.message_bytes() }),
+            echo: options.echo.then(|| EchoServer {
+                message_bytes: limits.message_bytes(),
+            }),
             others: others.prepare(),
             health,
         }

@@ -29,7 +29,11 @@ pub(crate) struct Grpc {
 
 impl Grpc {
     pub fn new(api: Arc<dyn Api>, health: Arc<Health>, max_calls: usize) -> Grpc {
-        Grpc { api, meters: Arc::new(Meters::new(METHODS, max_calls)), health }
+        Grpc {
+            api,
+            meters: Arc::new(Meters::new(METHODS, max_calls)),
+            health,
+        }
     }
 
     async fn unary<Q: Named, A: Named>(
@@ -67,7 +71,10 @@ impl Grpc {
     ) -> Result<Response<Stream<Result<A, Status>>>, Status> {
         let call = self.begin(method, &request)?;
         let span = span(method, None);
-        match unless_panic(work(&*self.api, request.into_inner())).instrument(span.clone()).await {
+        match unless_panic(work(&*self.api, request.into_inner()))
+            .instrument(span.clone())
+            .await
+        {
             Ok(answers) => Ok(Response::new(counted(answers, call, span))),
             Err(status) => {
                 span.in_scope(|| report(&status));
@@ -186,8 +193,8 @@ macro_rules! named {
 }
 
 named! {
-    by proposal: CommitRequest TagRequest UntagRequest PushSchemaRequest PruneRequest SetRetentionRequest ActivateRequest
-        SetClockRequest;
+    by proposal: CommitRequest TagRequest UntagRequest PushSchemaRequest PruneRequest SetRetentionRequest
+        ActivateRequest SetClockRequest;
     by itself: OutcomeRequest WithdrawRequest Decision;
     not: GetRequest GetResponse ListRequest ListResponse DiffRequest DiffResponse LogRequest LogResponse ShowRequest
         ShowResponse ListTagsRequest ListTagsResponse GetSchemaRequest GetSchemaResponse GetRetentionRequest
@@ -200,8 +207,8 @@ impl Named for pb::PushSchemaResponse {
     }
 }
 
-/// A stream of commits may last for days. When the server stops, it takes no more of them, answers those it took, and says
-/// so instead of ending as if the client had.
+/// A stream of commits may last for days. When the server stops, it takes no more of them, answers those it took, and
+/// says so instead of ending as if the client had.
 async fn until_stopped(
     api: &dyn Api,
     requests: Streaming<pb::CommitStreamRequest>,
@@ -215,9 +222,12 @@ async fn until_stopped(
             cut.store(true, Ordering::Relaxed);
         }
     };
-    let answers = api.commit_stream(Box::pin(requests.take_until(Box::pin(stopped)))).await?;
+    let answers = api
+        .commit_stream(Box::pin(requests.take_until(Box::pin(stopped))))
+        .await?;
     let last = stream::once(async move { cut.load(Ordering::Relaxed) }).filter_map(async |cut| {
-        let refused = || unavailable("the server is stopping: send what was not answered again, under the same event ids");
+        let refused =
+            || unavailable("the server is stopping: send what was not answered again, under the same event ids");
         cut.then(|| Err(refused()))
     });
     Ok(Box::pin(answers.chain(last)))
@@ -246,7 +256,9 @@ fn span(method: usize, event_id: Option<&str>) -> Span {
 
 /// What a client calls an event id may be anything: only what is one is logged.
 fn name_event(span: &Span, id: &str) {
-    if !span.is_disabled() && let Ok(id) = convert::parse_event_id(id) {
+    if !span.is_disabled()
+        && let Ok(id) = convert::parse_event_id(id)
+    {
         span.record("event_id", field::display(id));
     }
 }
@@ -264,11 +276,7 @@ fn report(status: &Status) {
 }
 
 /// The answers as they come, and the call ends with them.
-fn counted<A: Send + 'static>(
-    answers: Stream<Result<A, Status>>,
-    call: Call,
-    span: Span,
-) -> Stream<Result<A, Status>> {
+fn counted<A: Send + 'static>(answers: Stream<Result<A, Status>>, call: Call, span: Span) -> Stream<Result<A, Status>> {
     let state = Some((answers, call, span));
     Box::pin(futures::stream::unfold(state, |state| async move {
         let (mut answers, mut call, span) = state?;
@@ -287,7 +295,7 @@ fn counted<A: Send + 'static>(
     }))
 }
 
-/// A status travels in headers, and clients take 16 KiB of them: details that would not fit lose conflicts from the end.
+/// A status travels in headers, and clients take 16 KiB of them: details that would not fit lose their last conflicts.
 fn fit(refusal: Status) -> Status {
     const MESSAGE_BYTES: usize = 1 << 10;
     const DETAIL_BYTES: usize = 6 << 10;

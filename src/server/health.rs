@@ -38,7 +38,11 @@ pub(crate) struct Health {
 
 impl Health {
     pub fn new(source: Arc<dyn HealthSource>, ready_lag: u64) -> Health {
-        Health { source, ready_lag, stopping: watch::Sender::new(false) }
+        Health {
+            source,
+            ready_lag,
+            stopping: watch::Sender::new(false),
+        }
     }
 
     /// From here on the server is not ready, whatever its stores say.
@@ -119,17 +123,18 @@ impl grpc::health_server::Health for HealthService {
         request: Request<grpc::HealthCheckRequest>,
     ) -> Result<Response<grpc::HealthCheckResponse>, Status> {
         if !is_known(&request.get_ref().service) {
-            return Err(Status::not_found("this server has the services confold.v1.Store and, for itself, \"\""));
+            return Err(Status::not_found(
+                "this server has the services confold.v1.Store and, for itself, \"\"",
+            ));
         }
-        Ok(Response::new(grpc::HealthCheckResponse { status: self.0.serving_status() as i32 }))
+        Ok(Response::new(grpc::HealthCheckResponse {
+            status: self.0.serving_status() as i32,
+        }))
     }
 
     type WatchStream = BoxStream<'static, Result<grpc::HealthCheckResponse, Status>>;
 
-    async fn watch(
-        &self,
-        request: Request<grpc::HealthCheckRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(&self, request: Request<grpc::HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let known = is_known(&request.get_ref().service);
         let changes = futures::stream::unfold((Arc::clone(&self.0), None), move |(health, last)| async move {
             loop {

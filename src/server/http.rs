@@ -4,7 +4,8 @@
 //! * `GET /v1/get?path=/devices&depth=1` is the same for reads, with friendlier names (`query`).
 //! * Methods that stream answer newline-delimited JSON; where the client streams too, it sends the same (`lines`). A
 //!   stream that fails ends with a line `{"error": status}`.
-//! * An error is a google.rpc.Status in JSON, its `ErrorDetail` among the details, under the HTTP status that goes with it.
+//! * An error is a google.rpc.Status in JSON, its `ErrorDetail` among the details, under the HTTP status that goes with
+//!   it.
 
 mod lines;
 mod query;
@@ -17,7 +18,7 @@ use confold_wire::{dynamic::Types, json, pb::store_server::StoreServer};
 use futures::Stream;
 use http::{
     HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
     uri::PathAndQuery,
 };
 use http_body_util::{BodyExt, Full};
@@ -73,7 +74,9 @@ impl Http {
     }
 
     pub async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
-        self.route(request).await.unwrap_or_else(|refusal| refusal.into_response(self.types))
+        self.route(request)
+            .await
+            .unwrap_or_else(|refusal| refusal.into_response(self.types))
     }
 
     async fn route(self: &Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
@@ -88,8 +91,15 @@ impl Http {
                 Err(lines) => text(StatusCode::SERVICE_UNAVAILABLE, lines),
             }),
             "/metrics" => match metrics::page(&self.health) {
-                Some(page) => Ok(typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page.into())),
-                None => Err(Refusal::new(Code::Unavailable, "this process records its metrics elsewhere")),
+                Some(page) => Ok(typed(
+                    StatusCode::OK,
+                    "text/plain; version=0.0.4; charset=utf-8",
+                    page.into(),
+                )),
+                None => Err(Refusal::new(
+                    Code::Unavailable,
+                    "this process records its metrics elsewhere",
+                )),
             },
             path => match path.strip_prefix("/v1/") {
                 Some(name) if query::method_of(name).is_some() && !reads => Err(Refusal::verb("GET")),
@@ -108,7 +118,9 @@ impl Http {
 
     /// A read, asked for by its friendlier name.
     async fn get(self: &Arc<Self>, form: &query::Form, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        let Some(method) = self.methods.get(form.method) else { return Err(self.no_method(form.method)) };
+        let Some(method) = self.methods.get(form.method) else {
+            return Err(self.no_method(form.method));
+        };
         let request = query::request(form, &method.request, request.uri().query().unwrap_or_default())?;
         let request = self.types.from_json_value(method.request.full_name(), &request)?;
         let answer = self.one(method, request.into()).await?;
@@ -120,7 +132,10 @@ impl Http {
 
     async fn post(self: &Arc<Self>, method: &Method, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         if method.client_streams {
-            check_type(request.headers(), &["application/x-ndjson", "application/jsonl", "application/json"])?;
+            check_type(
+                request.headers(),
+                &["application/x-ndjson", "application/jsonl", "application/json"],
+            )?;
             return self.both_stream(method, request.into_body()).await;
         }
         if !request.body().is_end_stream() {
@@ -156,7 +171,10 @@ impl Http {
         let mut client = client::Grpc::new(self.store.clone()).max_decoding_message_size(usize::MAX);
         let mut request = tonic::Request::new(requests);
         request.extensions_mut().insert(Transport::Http);
-        client.streaming(request, method.path.clone(), Raw).await.map(tonic::Response::into_inner)
+        client
+            .streaming(request, method.path.clone(), Raw)
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     /// A body as a whole, if it is not too large and does not dawdle.
@@ -177,10 +195,12 @@ impl Http {
     /// The next piece of a body; trailers are passed over.
     async fn chunk(&self, body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
         loop {
-            let frame = tokio::time::timeout(self.body_timeout, body.frame()).await.map_err(|_| {
-                let detail = format!("nothing more of the body came for {:?}", self.body_timeout);
-                Refusal::new(Code::Unavailable, detail).http(StatusCode::REQUEST_TIMEOUT)
-            })?;
+            let frame = tokio::time::timeout(self.body_timeout, body.frame())
+                .await
+                .map_err(|_| {
+                    let detail = format!("nothing more of the body came for {:?}", self.body_timeout);
+                    Refusal::new(Code::Unavailable, detail).http(StatusCode::REQUEST_TIMEOUT)
+                })?;
             match frame {
                 None => return Ok(None),
                 Some(Ok(frame)) => {
@@ -197,8 +217,11 @@ impl Http {
     }
 
     fn too_large(&self, what: &str) -> Refusal {
-        Refusal::new(Code::TooLarge, format!("{what} is larger than {} bytes", self.message_bytes))
-            .http(StatusCode::PAYLOAD_TOO_LARGE)
+        Refusal::new(
+            Code::TooLarge,
+            format!("{what} is larger than {} bytes", self.message_bytes),
+        )
+        .http(StatusCode::PAYLOAD_TOO_LARGE)
     }
 
     fn no_method(&self, name: &str) -> Refusal {
@@ -212,7 +235,9 @@ impl Http {
             ),
         };
         let shown: String = name.chars().take(40).collect();
-        Refusal::new(Code::NotFound, format!("there is no call {shown:?}")).hint(hint).http(StatusCode::NOT_FOUND)
+        Refusal::new(Code::NotFound, format!("there is no call {shown:?}"))
+            .hint(hint)
+            .http(StatusCode::NOT_FOUND)
     }
 }
 
@@ -234,11 +259,19 @@ fn methods(types: &Types) -> BTreeMap<String, Method> {
 }
 
 /// A web page of another origin can make a browser on this machine send requests here. Two things keep it out: requests
-/// that change something need a content type for which browsers ask first, and a name that was bent to point here is not
-/// ours.
+/// that change something need a content type for which browsers ask first, and a name that was bent to point here is
+/// not ours.
 fn check_host(request: &Request<Incoming>) -> Result<(), Refusal> {
-    let header = request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
-    let Some(host) = request.uri().authority().map(|authority| authority.as_str().to_owned()).or(header) else {
+    let header = request
+        .headers()
+        .get(HOST)
+        .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+    let Some(host) = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str().to_owned())
+        .or(header)
+    else {
         return Ok(());
     };
     let name = match host.rsplit_once(':') {
@@ -254,12 +287,25 @@ fn check_host(request: &Request<Incoming>) -> Result<(), Refusal> {
         return Ok(());
     }
     let shown: String = host.chars().take(80).collect();
-    Err(Refusal::new(Code::Permission, format!("this server does not answer to the name {shown:?}"))
-        .hint("address it as localhost or 127.0.0.1"))
+    Err(Refusal::new(
+        Code::Permission,
+        format!("this server does not answer to the name {shown:?}"),
+    )
+    .hint("address it as localhost or 127.0.0.1"))
 }
 
 fn check_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Refusal> {
-    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return Err(
+            Refusal::new(Code::Unsupported, "a compressed body is not understood here")
+                .hint("send it as it is, without content-encoding")
+                .http(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        );
+    }
+    let given = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim();
     if accepted.iter().any(|accepted| essence.eq_ignore_ascii_case(accepted)) {
         return Ok(());

@@ -1,8 +1,8 @@
 //! The network face of a store: gRPC, the same calls as JSON over HTTP, health and metrics, all on one port.
 //!
-//! Nothing is decided here. A call is bounded, counted, traced and handed to `Api`; what comes back is written down in the
-//! form in which the call was made. JSON over HTTP is translated to and from the gRPC service in this process, so both
-//! faces have the same methods, limits and errors by construction.
+//! Nothing is decided here. A call is bounded, counted, traced and handed to `Api`; what comes back is written down in
+//! the form in which the call was made. JSON over HTTP is translated to and from the gRPC service in this process, so
+//! both faces have the same methods, limits and errors by construction.
 //!
 //! This version listens on loopback only, since it knows neither TLS nor who is calling.
 
@@ -83,11 +83,7 @@ pub struct Stopped {
 
 impl Server {
     /// Takes the port, and nothing but the port.
-    pub async fn bind(
-        options: Options,
-        api: Arc<dyn Api>,
-        health: Arc<dyn HealthSource>,
-    ) -> Result<Server, BindError> {
+    pub async fn bind(options: Options, api: Arc<dyn Api>, health: Arc<dyn HealthSource>) -> Result<Server, BindError> {
         let address = options.address;
         if !address.ip().to_canonical().is_loopback() {
             return Err(BindError::NotLoopback(address));
@@ -100,7 +96,12 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let limits = options.limits.clone();
-        Ok(Server { listener, address, front: front::Front::new(&options, api, health), limits })
+        Ok(Server {
+            listener,
+            address,
+            front: front::Front::new(&options, api, health),
+            limits,
+        })
     }
 
     /// The address that was bound, with the port that was picked where port 0 was asked for.

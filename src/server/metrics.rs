@@ -22,10 +22,15 @@ const BUCKETS: [f64; 17] = [
 
 const CODES: usize = 17;
 
-/// Prometheus' recorder, installed once per process at the first use.
+/// Installs Prometheus' recorder for the whole process, if it is not there yet. What is counted before goes nowhere, so
+/// whoever runs a server calls this before opening a store; `Server::bind` does it too.
 ///
-/// `None` where the process had installed a recorder of another kind before.
-pub fn recorder() -> Option<&'static PrometheusHandle> {
+/// `false` where a recorder of another kind was installed first: then there is no `/metrics`.
+pub fn install() -> bool {
+    recorder().is_some()
+}
+
+pub(crate) fn recorder() -> Option<&'static PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     let install = || {
         let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS);
@@ -36,7 +41,7 @@ pub fn recorder() -> Option<&'static PrometheusHandle> {
     HANDLE.get_or_init(install).as_ref()
 }
 
-/// The page, with the stores' health as it is now. `None` as for `recorder`.
+/// The page, with the stores' health as it is now. `None` where there is no recorder to ask.
 pub(crate) fn page(health: &Health) -> Option<String> {
     let handle = recorder()?;
     for store in health.stores() {
@@ -75,7 +80,10 @@ impl Meters {
     pub fn new(methods: &[&'static str], max_calls: usize) -> Meters {
         recorder();
         Meters {
-            methods: methods.iter().map(|method| [Meter::new(method, "grpc"), Meter::new(method, "http")]).collect(),
+            methods: methods
+                .iter()
+                .map(|method| [Meter::new(method, "grpc"), Meter::new(method, "http")])
+                .collect(),
             in_flight: AtomicUsize::new(0),
             in_flight_gauge: gauge!("confold_server_calls_in_flight"),
             max_calls,
@@ -86,8 +94,13 @@ impl Meters {
     pub fn begin(self: &Arc<Self>, method: usize, transport: Transport) -> Option<Call> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.in_flight_gauge.increment(1.0);
-        let call =
-            Call { meters: self.clone(), method, transport, begun: Instant::now(), code: Code::Cancelled };
+        let call = Call {
+            meters: self.clone(),
+            method,
+            transport,
+            begun: Instant::now(),
+            code: Code::Cancelled,
+        };
         if before < self.max_calls {
             return Some(call);
         }
@@ -114,7 +127,8 @@ impl Meter {
         let index = usize::try_from(code as i32).unwrap_or(0).min(CODES - 1);
         let counter = self.codes[index].get_or_init(|| {
             let code = format!("{code:?}");
-            counter!("confold_server_calls_total", "method" => self.method, "transport" => self.transport, "code" => code)
+            let (method, transport) = (self.method, self.transport);
+            counter!("confold_server_calls_total", "method" => method, "transport" => transport, "code" => code)
         });
         counter.increment(1);
     }
@@ -170,12 +184,24 @@ impl Connections {
 
 fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
-    describe_histogram!("confold_server_call_seconds", "From a call's arrival to the end of its answer.");
+    describe_histogram!(
+        "confold_server_call_seconds",
+        "From a call's arrival to the end of its answer."
+    );
     describe_counter!("confold_server_calls_total", "Calls that ended, by gRPC code.");
     describe_gauge!("confold_server_calls_in_flight", "Calls that are being answered.");
     describe_gauge!("confold_server_connections", "Open connections.");
     describe_counter!("confold_server_connections_total", "Connections that were accepted.");
-    describe_counter!("confold_server_connections_refused_total", "Connections over the limit, closed at once.");
-    describe_gauge!("confold_store_lag_records", "Records on the log that are not folded yet.");
-    describe_gauge!("confold_store_ready", "1 where the store serves and is not too far behind.");
+    describe_counter!(
+        "confold_server_connections_refused_total",
+        "Connections over the limit, closed at once."
+    );
+    describe_gauge!(
+        "confold_store_lag_records",
+        "Records on the log that are not folded yet."
+    );
+    describe_gauge!(
+        "confold_store_ready",
+        "1 where the store serves and is not too far behind."
+    );
 }

@@ -1,8 +1,8 @@
 //! How fast unary calls go through this server's stack, beside tonic's own: `cargo run --release --example echo_speed`.
 //!
 //! Load and server share the machine. Three targets: tonic's server with the echo service, ours with the same, and ours
-//! with reads of a store that answers from a constant, which is what the service itself costs. At the end, commits on one
-//! stream with 1,024 in flight, decided at once.
+//! with reads of a store that answers from a constant, which is what the service itself costs. At the end, commits on
+//! one stream with 1,024 in flight, decided at once.
 //! Options: `--seconds N` per figure (default 3).
 
 use bytes::Bytes;
@@ -46,34 +46,61 @@ async fn main() -> Result<(), Failed> {
     for clients in CLIENTS {
         let base = measure("tonic, echo", bare, clients, time, echo_once).await?;
         for (name, rate) in [
-            ("server, echo", measure("server, echo", ours, clients, time, echo_once).await?),
-            ("server, Get", measure("server, Get", ours, clients, time, get_once).await?),
+            (
+                "server, echo",
+                measure("server, echo", ours, clients, time, echo_once).await?,
+            ),
+            (
+                "server, Get",
+                measure("server, Get", ours, clients, time, get_once).await?,
+            ),
         ] {
             println!("{:>38} {:.2} of tonic's", name, rate / base);
         }
     }
-    println!("{:>14} {:>11} {:>9.0}/s", "CommitStream", "1 stream", stream(ours, time).await?);
+    println!(
+        "{:>14} {:>11} {:>9.0}/s",
+        "CommitStream",
+        "1 stream",
+        stream(ours, time).await?
+    );
     Ok(())
 }
 
 /// Commits of one update of 256 bytes each.
 async fn stream(address: SocketAddr, time: Duration) -> Result<f64, Failed> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true).connect().await?;
-    let value = pb::Value { form: Some(pb::value::Form::Proto(PAYLOAD)), ..Default::default() };
+    let channel = Endpoint::from_shared(format!("http://{address}"))?
+        .tcp_nodelay(true)
+        .connect()
+        .await?;
+    let value = pb::Value {
+        form: Some(pb::value::Form::Proto(PAYLOAD)),
+        ..Default::default()
+    };
     let operation = pb::TextOperation {
         path: "/devices/olt-1".to_owned(),
         kind: Some(pb::text_operation::Kind::Put(value)),
         ..Default::default()
     };
-    let commit = pb::CommitRequest { operations: vec![operation], ..Default::default() };
+    let commit = pb::CommitRequest {
+        operations: vec![operation],
+        ..Default::default()
+    };
     let (send, mut receive) = mpsc::channel(IN_FLIGHT);
     let requests = stream::poll_fn(move |cx| receive.poll_recv(cx));
-    let mut answers = pb::store_client::StoreClient::new(channel).commit_stream(requests).await?.into_inner();
+    let mut answers = pb::store_client::StoreClient::new(channel)
+        .commit_stream(requests)
+        .await?
+        .into_inner();
     let end = Instant::now() + time;
     let (mut sent, mut answered) = (0u64, 0u64);
     while answered < sent || Instant::now() < end {
         while sent < answered + IN_FLIGHT as u64 && Instant::now() < end {
-            send.send(pb::CommitStreamRequest { correlation: sent, commit: Some(commit.clone()) }).await?;
+            send.send(pb::CommitStreamRequest {
+                correlation: sent,
+                commit: Some(commit.clone()),
+            })
+            .await?;
             sent += 1;
         }
         if answered < sent && answers.message().await?.is_some() {
@@ -119,16 +146,25 @@ async fn measure(
     let micros = |quantile| all.value_at_quantile(quantile) / 1_000;
     let each = (processor_time()? - worked).as_micros() as f64 / all.len() as f64;
     let (p50, p99) = (micros(0.5), micros(0.99));
-    println!("{name:>14} {clients:>3} clients {rate:>8.0}/s  p50 {p50:>5} µs  p99 {p99:>5} µs  {each:>5.1} µs of CPU each");
+    println!(
+        "{name:>14} {clients:>3} clients {rate:>8.0}/s  p50 {p50:>5} µs  p99 {p99:>5} µs  {each:>5.1} µs of CPU each"
+    );
     Ok(rate)
 }
 
 fn echo_once(channel: Channel) -> BoxFuture<'static, Result<(), Status>> {
-    Box::pin(async move { echo::call(&mut Grpc::new(channel), echo::Payload { data: PAYLOAD }).await.map(drop) })
+    Box::pin(async move {
+        echo::call(&mut Grpc::new(channel), echo::Payload { data: PAYLOAD })
+            .await
+            .map(drop)
+    })
 }
 
 fn get_once(channel: Channel) -> BoxFuture<'static, Result<(), Status>> {
-    let request = pb::GetRequest { path: "/devices/olt-1".to_owned(), ..Default::default() };
+    let request = pb::GetRequest {
+        path: "/devices/olt-1".to_owned(),
+        ..Default::default()
+    };
     Box::pin(async move { pb::store_client::StoreClient::new(channel).get(request).await.map(drop) })
 }
 
@@ -137,7 +173,12 @@ fn processor_time() -> Result<Duration, Failed> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     // The name in parentheses may hold spaces; user and system time are the 12th and 13th word behind it, in 1/100 s.
     let behind = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = behind.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    let ticks = behind
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse::<u64>)
+        .sum::<Result<u64, _>>()?;
     Ok(Duration::from_millis(ticks * 10))
 }
 
@@ -151,7 +192,11 @@ async fn bare() -> Result<SocketAddr, Failed> {
 }
 
 async fn ours() -> Result<SocketAddr, Failed> {
-    let options = Options { address: ([127, 0, 0, 1], 0).into(), echo: true, ..Options::default() };
+    let options = Options {
+        address: ([127, 0, 0, 1], 0).into(),
+        echo: true,
+        ..Options::default()
+    };
     let server = Server::bind(options, Arc::new(Constant), Arc::new(Vec::new)).await?;
     let address = server.local_addr();
     tokio::spawn(server.run(std::future::pending()));
@@ -166,7 +211,7 @@ macro_rules! refuse {
         #[async_trait::async_trait]
         impl Api for Constant {
             async fn get(&self, request: pb::GetRequest) -> Result<pb::GetResponse, Status> {
-                let value = pb::Value { form: Some(pb::value::Form::Proto(PAYLOAD)), r#type: "example.Device".to_owned() };
+                let value = pb::Value { form: Some(pb::value::Form::Proto(PAYLOAD)), ..Default::default() };
                 let node = pb::Node { path: request.path, value: Some(value), ..Default::default() };
                 Ok(pb::GetResponse { nodes: vec![node], ..Default::default() })
             }

@@ -51,7 +51,14 @@ impl Http {
         body: Incoming,
         fault: Fault,
     ) -> impl futures::Stream<Item = Bytes> + Send + 'static {
-        let lines = Lines { http: Arc::clone(self), body, buffer: BytesMut::new(), searched: 0, line: 0, ended: false };
+        let lines = Lines {
+            http: Arc::clone(self),
+            body,
+            buffer: BytesMut::new(),
+            searched: 0,
+            line: 0,
+            ended: false,
+        };
         let message: Arc<str> = method.request.full_name().into();
         stream::unfold((lines, message, fault), |(mut lines, message, fault)| async move {
             match lines.request(&message).await {
@@ -79,7 +86,8 @@ impl Http {
                 Some(Ok(answer)) => {
                     let name = Arc::clone(&message);
                     let line = heavy(answer.len(), move || types.to_json(&name, &answer)).await;
-                    line.and_then(|line| Ok(line?)).map(|line| Bytes::from(format!("{line}\n")))
+                    line.and_then(|line| Ok(line?))
+                        .map(|line| Bytes::from(format!("{line}\n")))
                 }
                 Some(Err(status)) => Err(status.into()),
                 None => Err(fault.take()?),
@@ -125,7 +133,9 @@ impl Lines {
         while let Some(line) = self.next().await? {
             if !line.trim_ascii().is_empty() {
                 let (types, message) = (self.http.types, Arc::clone(message));
-                return heavy(line.len(), move || decode(types, &message, &line)).await?.map(Some);
+                return heavy(line.len(), move || decode(types, &message, &line))
+                    .await?
+                    .map(Some);
             }
         }
         Ok(None)

@@ -20,17 +20,61 @@ pub(super) struct Form {
 }
 
 pub(super) const FORMS: [Form; 11] = [
-    Form { name: "get", method: "Get", read: "read" },
-    Form { name: "list", method: "List", read: "read" },
-    Form { name: "diff", method: "Diff", read: "to" },
-    Form { name: "log", method: "Log", read: "read" },
-    Form { name: "show", method: "Show", read: "" },
-    Form { name: "status", method: "Status", read: "" },
-    Form { name: "stores", method: "ListStores", read: "" },
-    Form { name: "tags", method: "ListTags", read: "read" },
-    Form { name: "schema", method: "GetSchema", read: "read" },
-    Form { name: "retention", method: "GetRetention", read: "" },
-    Form { name: "outcome", method: "Outcome", read: "" },
+    Form {
+        name: "get",
+        method: "Get",
+        read: "read",
+    },
+    Form {
+        name: "list",
+        method: "List",
+        read: "read",
+    },
+    Form {
+        name: "diff",
+        method: "Diff",
+        read: "to",
+    },
+    Form {
+        name: "log",
+        method: "Log",
+        read: "read",
+    },
+    Form {
+        name: "show",
+        method: "Show",
+        read: "",
+    },
+    Form {
+        name: "status",
+        method: "Status",
+        read: "",
+    },
+    Form {
+        name: "stores",
+        method: "ListStores",
+        read: "",
+    },
+    Form {
+        name: "tags",
+        method: "ListTags",
+        read: "read",
+    },
+    Form {
+        name: "schema",
+        method: "GetSchema",
+        read: "read",
+    },
+    Form {
+        name: "retention",
+        method: "GetRetention",
+        read: "",
+    },
+    Form {
+        name: "outcome",
+        method: "Outcome",
+        read: "",
+    },
 ];
 
 pub(super) fn method_of(name: &str) -> Option<&'static Form> {
@@ -113,7 +157,13 @@ fn scalar(field: &FieldDescriptor, value: &str) -> Result<Json, Refusal> {
         Kind::Bool => match value {
             "" | "true" | "1" => Json::Bool(true),
             "false" | "0" => Json::Bool(false),
-            other => return Err(refuse(format!("{} is true or false, not {:?}", field.name(), shown(other)))),
+            other => {
+                return Err(refuse(format!(
+                    "{} is true or false, not {:?}",
+                    field.name(),
+                    shown(other)
+                )));
+            }
         },
         Kind::Enum(kind) => Json::String(enum_name(&kind, value)),
         _ => Json::String(value.to_owned()),
@@ -141,14 +191,19 @@ fn unknown(form: &Form, request: &MessageDescriptor, name: &str) -> Refusal {
         }
     }
     known.sort();
-    Refusal::new(Code::UnknownField, format!("{} has no parameter {:?}", form.name, shown(name)))
-        .hint(format!("it has {}", known.join(", ")))
+    Refusal::new(
+        Code::UnknownField,
+        format!("{} has no parameter {:?}", form.name, shown(name)),
+    )
+    .hint(format!("it has {}", known.join(", ")))
 }
 
 fn unescape(text: &str) -> Result<String, Refusal> {
     let spaced = text.replace('+', " ");
     let decoded = percent_decode_str(&spaced).decode_utf8();
-    decoded.map(|text| text.into_owned()).map_err(|_| refuse(format!("{:?} is not UTF-8", shown(text))))
+    decoded
+        .map(|text| text.into_owned())
+        .map_err(|_| refuse(format!("{:?} is not UTF-8", shown(text))))
 }
 
 fn shown(text: &str) -> String {

@@ -32,7 +32,10 @@ impl Refusal {
         let mut detail = self.detail();
         detail.hint = hint.into();
         let rpc = status::rpc_status(&status::status(&detail));
-        Refusal { status: Box::new(rpc), ..self }
+        Refusal {
+            status: Box::new(rpc),
+            ..self
+        }
     }
 
     /// The HTTP status, where HTTP knows better than the code.
@@ -44,7 +47,10 @@ impl Refusal {
         let refusal = Refusal::new(Code::Unsupported, format!("this address takes {allowed}"))
             .hint("calls are POST /v1/Name; reads also have a form with GET")
             .http(StatusCode::METHOD_NOT_ALLOWED);
-        Refusal { allow: Some(allowed), ..refusal }
+        Refusal {
+            allow: Some(allowed),
+            ..refusal
+        }
     }
 
     /// The same, said of one line of a stream.
@@ -55,7 +61,10 @@ impl Refusal {
         }
         detail.detail = format!("line {line} of the stream: {}", detail.detail);
         let rpc = status::rpc_status(&status::status(&detail));
-        Refusal { status: Box::new(rpc), ..self }
+        Refusal {
+            status: Box::new(rpc),
+            ..self
+        }
     }
 
     pub fn into_response(self, types: &Types) -> Response<Body> {
@@ -73,10 +82,12 @@ impl Refusal {
     }
 
     fn to_json(&self, types: &Types) -> Json {
-        types.to_json("google.rpc.Status", &self.status.encode_to_vec()).unwrap_or_else(|_| {
-            // Without the details it still says what happened.
-            json!({ "code": self.status.code, "message": self.status.message })
-        })
+        types
+            .to_json("google.rpc.Status", &self.status.encode_to_vec())
+            .unwrap_or_else(|_| {
+                // Without the details it still says what happened.
+                json!({ "code": self.status.code, "message": self.status.message })
+            })
     }
 
     fn detail(&self) -> pb::ErrorDetail {
@@ -102,11 +113,23 @@ impl From<Status> for Refusal {
 
 impl From<DynamicError> for Refusal {
     fn from(error: DynamicError) -> Refusal {
-        let place = if error.at.is_empty() { String::new() } else { format!("{}: ", error.at) };
+        let place = if error.at.is_empty() {
+            String::new()
+        } else {
+            format!("{}: ", error.at)
+        };
         // NOT_FOUND would say that something in the store is missing.
-        let code = if error.code == Code::NotFound { Code::TypeMismatch } else { error.code };
+        let code = if error.code == Code::NotFound {
+            Code::TypeMismatch
+        } else {
+            error.code
+        };
         let refusal = Refusal::new(code, format!("{place}{}", error.problem));
-        if error.hint.is_empty() { refusal } else { refusal.hint(error.hint) }
+        if error.hint.is_empty() {
+            refusal
+        } else {
+            refusal.hint(error.hint)
+        }
     }
 }
 
@@ -114,5 +137,8 @@ impl From<DynamicError> for Refusal {
 pub(super) fn line_and_column(before: &[u8]) -> String {
     let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
     let last = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    format!("line {line} column {}", String::from_utf8_lossy(last).chars().count() + 1)
+    format!(
+        "line {line} column {}",
+        String::from_utf8_lossy(last).chars().count() + 1
+    )
 }

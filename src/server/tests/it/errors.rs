@@ -19,16 +19,28 @@ async fn a_refusal_carries_its_details_over_both_faces() {
         let server = start(Fake::refusing(refused.clone())).await;
 
         let over_grpc = server.client().await.tag(pb::TagRequest::default()).await.unwrap_err();
-        assert_eq!((over_grpc.code(), over_grpc.message()), (refused.code(), refused.message()));
+        assert_eq!(
+            (over_grpc.code(), over_grpc.message()),
+            (refused.code(), refused.message())
+        );
         assert_eq!(status::detail(&over_grpc).as_ref(), Some(&given));
 
         let over_http = server.post("/v1/Tag", "{}").await;
         assert_eq!(over_http.status().as_u16(), status::http_code(refused.code()), "{code}");
         let body = over_http.json();
-        assert_eq!((&body["code"], &body["message"]), (&json!(refused.code() as i32), &json!(refused.message())));
+        assert_eq!(
+            (&body["code"], &body["message"]),
+            (&json!(refused.code() as i32), &json!(refused.message()))
+        );
         let shown = detail(&body);
-        assert_eq!((&shown["code"], &shown["number"]), (&json!(given.code), &json!(given.number)));
-        assert_eq!((&shown["path"], &shown["detail"]), (&json!(given.path), &json!(given.detail)));
+        assert_eq!(
+            (&shown["code"], &shown["number"]),
+            (&json!(given.code), &json!(given.number))
+        );
+        assert_eq!(
+            (&shown["path"], &shown["detail"]),
+            (&json!(given.path), &json!(given.detail))
+        );
         assert_eq!(shown["hint"], json!(given.hint));
     }
 }
@@ -49,7 +61,10 @@ async fn a_stream_that_fails_later_ends_with_the_error() {
     assert_eq!((lines.len(), &lines[0]), (2, &json!({})));
     assert_eq!(detail(&lines[1]["error"])["code"], "PRUNED");
 
-    let request = pb::ListRequest { path: "/breaks".to_owned(), ..Default::default() };
+    let request = pb::ListRequest {
+        path: "/breaks".to_owned(),
+        ..Default::default()
+    };
     let mut answers = server.client().await.list_stream(request).await.unwrap().into_inner();
     answers.message().await.unwrap().unwrap();
     let refused = answers.message().await.unwrap_err();
@@ -60,13 +75,22 @@ async fn a_stream_that_fails_later_ends_with_the_error() {
 async fn a_stream_of_commits_answers_what_came_before_a_bad_line_and_names_it() {
     let server = start(Fake::new()).await;
     let body = "{\"correlation\":1}\n\n{\"correlation\":2}\n{\"correlation\":}\n{\"correlation\":4}\n";
-    let lines = server.post_as("application/x-ndjson", "/v1/CommitStream", body).await.lines();
+    let lines = server
+        .post_as("application/x-ndjson", "/v1/CommitStream", body)
+        .await
+        .lines();
     assert_eq!(lines.len(), 3);
-    assert_eq!((&lines[0]["correlation"], &lines[1]["correlation"]), (&json!("1"), &json!("2")));
+    assert_eq!(
+        (&lines[0]["correlation"], &lines[1]["correlation"]),
+        (&json!("1"), &json!("2"))
+    );
     let text = detail(&lines[2]["error"])["detail"].as_str().unwrap().to_owned();
     expect!["line 4 of the stream: line 1 column 16: expected value"].assert_eq(&text);
 
-    let refused = server.post_as("application/x-ndjson", "/v1/CommitStream", "{\"correlation\":13}\n{}\n").await.lines();
+    let refused = server
+        .post_as("application/x-ndjson", "/v1/CommitStream", "{\"correlation\":13}\n{}\n")
+        .await
+        .lines();
     assert_eq!(refused.len(), 1);
     assert_eq!(detail(&refused[0]["error"])["code"], "UNAVAILABLE");
 }
@@ -75,7 +99,11 @@ async fn a_stream_of_commits_answers_what_came_before_a_bad_line_and_names_it() 
 async fn what_is_wrong_with_a_request_is_said_with_its_place() {
     let server = start(Fake::new()).await;
     let nested = format!("{{\"path\": {}", "[".repeat(10_000));
-    let value = format!("{{\"operations\":[{{\"add\":{{\"json\":{}{}}}}}]}}", "[".repeat(200), "]".repeat(200));
+    let value = format!(
+        "{{\"operations\":[{{\"add\":{{\"json\":{}{}}}}}]}}",
+        "[".repeat(200),
+        "]".repeat(200)
+    );
     let cases = [
         ("Get", "{\"path\": \"/devices\",\n \"depth\" 1}"),
         ("Get", "{\"path\": \"/devices\""),
@@ -95,7 +123,11 @@ async fn what_is_wrong_with_a_request_is_said_with_its_place() {
     for (method, body) in cases {
         let (status, detail) = server.post(&format!("/v1/{method}"), body.to_owned()).await.error();
         assert_eq!(status, 400);
-        said += &format!("{}: {}\n", detail["code"].as_str().unwrap(), detail["detail"].as_str().unwrap());
+        said += &format!(
+            "{}: {}\n",
+            detail["code"].as_str().unwrap(),
+            detail["detail"].as_str().unwrap()
+        );
     }
     expect![[r#"
         TYPE_MISMATCH: line 2 column 10: expected `:`
@@ -111,7 +143,8 @@ async fn what_is_wrong_with_a_request_is_said_with_its_place() {
         LIMIT: line 1 column 109: nested deeper than 100
         LIMIT: line 1 column 127: nested deeper than 100
         TYPE_MISMATCH: line 1 column 1: expected value
-    "#]].assert_eq(&said);
+    "#]]
+    .assert_eq(&said);
     let (status, detail) = server.post("/v1/Get", &b"{\"path\":\n \"\xff\"}"[..]).await.error();
     assert_eq!((status, &detail["detail"]), (400, &json!("line 2 column 3: not UTF-8")));
     assert_eq!(server.fake.take_called(), [""; 0]);
@@ -137,7 +170,11 @@ async fn what_is_wrong_with_a_query_is_said() {
     for address in cases {
         let (status, detail) = server.get(address).await.error();
         assert_eq!(status, 400, "{address}");
-        said += &format!("{}: {}\n", detail["code"].as_str().unwrap(), detail["detail"].as_str().unwrap());
+        said += &format!(
+            "{}: {}\n",
+            detail["code"].as_str().unwrap(),
+            detail["detail"].as_str().unwrap()
+        );
     }
     expect![[r#"
         UNKNOWN_FIELD: get has no parameter "pth"
@@ -151,13 +188,17 @@ async fn what_is_wrong_with_a_query_is_said() {
         TYPE_MISMATCH: from_key: after_key and from_key are alternatives of start: set one
         TYPE_MISMATCH: from is given twice
         UNKNOWN_FIELD: status has no parameter "at"
-    "#]].assert_eq(&said);
+    "#]]
+    .assert_eq(&said);
 }
 
 #[tokio::test]
 async fn an_address_that_is_none_says_which_there_are() {
     let server = start(Fake::new()).await;
-    let put = Request::put("/v1/Get").header("host", "localhost").body(Full::default()).unwrap();
+    let put = Request::put("/v1/Get")
+        .header("host", "localhost")
+        .body(Full::default())
+        .unwrap();
     let answers = [
         server.get("/").await,
         server.get("/v2/get").await,
@@ -169,13 +210,19 @@ async fn an_address_that_is_none_says_which_there_are() {
         server.post("/v1/get", "{}").await,
         server.post("/livez", "{}").await,
         server.send(put).await,
-        server.post_as("application/x-www-form-urlencoded", "/v1/Get", "{}").await,
+        server
+            .post_as("application/x-www-form-urlencoded", "/v1/Get", "{}")
+            .await,
         server.post_as("text/plain", "/v1/CommitStream", "{}").await,
     ];
     let mut said = String::new();
     for answer in answers {
         let (status, detail) = answer.error();
-        said += &format!("{status} {} {}", answer.header("allow"), detail["detail"].as_str().unwrap());
+        said += &format!(
+            "{status} {} {}",
+            answer.header("allow"),
+            detail["detail"].as_str().unwrap()
+        );
         said += &format!(" | {:.70}\n", detail["hint"].as_str().unwrap());
     }
     expect![[r#"
@@ -214,12 +261,21 @@ async fn a_message_may_be_as_large_as_the_limit_and_no_larger() {
     assert_eq!(server.post("/v1/Get", padded(limit)).await.status(), 200);
     let (status, detail) = server.post("/v1/Get", padded(limit + 1)).await.error();
     assert_eq!((status, &detail["code"]), (413, &json!("TOO_LARGE")));
-    assert_eq!(detail["detail"], json!(format!("the body is larger than {limit} bytes")));
+    assert_eq!(
+        detail["detail"],
+        json!(format!("the body is larger than {limit} bytes"))
+    );
 
     let line = |size: usize| format!("{}\n", padded(size));
-    let lines = server.post_as("application/x-ndjson", "/v1/CommitStream", line(limit) + &line(limit)).await.lines();
+    let lines = server
+        .post_as("application/x-ndjson", "/v1/CommitStream", line(limit) + &line(limit))
+        .await
+        .lines();
     assert_eq!(lines.len(), 2);
-    let lines = server.post_as("application/x-ndjson", "/v1/CommitStream", line(limit + 1)).await.lines();
+    let lines = server
+        .post_as("application/x-ndjson", "/v1/CommitStream", line(limit + 1))
+        .await
+        .lines();
     assert_eq!(detail_of_last(&lines)["code"], "TOO_LARGE");
 
     let mut client = server.client().await;
@@ -240,17 +296,26 @@ async fn a_message_may_be_as_large_as_the_limit_and_no_larger() {
     server.fake.get_bytes.store(most, std::sync::atomic::Ordering::Relaxed);
     let answer = client.get(pb::GetRequest::default()).await.unwrap().into_inner();
     let size = prost::Message::encoded_len(&answer);
-    server.fake.get_bytes.store(most + limit - size, std::sync::atomic::Ordering::Relaxed);
+    server
+        .fake
+        .get_bytes
+        .store(most + limit - size, std::sync::atomic::Ordering::Relaxed);
     let answer = client.get(pb::GetRequest::default()).await.unwrap().into_inner();
     assert_eq!(prost::Message::encoded_len(&answer), limit);
-    server.fake.get_bytes.store(most + limit - size + 1, std::sync::atomic::Ordering::Relaxed);
+    server
+        .fake
+        .get_bytes
+        .store(most + limit - size + 1, std::sync::atomic::Ordering::Relaxed);
     let refused = client.get(pb::GetRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::OutOfRange);
     assert_eq!(server.post("/v1/Get", "{}").await.status(), 400);
 }
 
 fn list(path: String) -> pb::ListRequest {
-    pb::ListRequest { path, ..Default::default() }
+    pb::ListRequest {
+        path,
+        ..Default::default()
+    }
 }
 
 fn detail_of_last(lines: &[serde_json::Value]) -> serde_json::Value {
@@ -259,14 +324,26 @@ fn detail_of_last(lines: &[serde_json::Value]) -> serde_json::Value {
 
 #[tokio::test]
 async fn a_refusal_with_ten_thousand_conflicts_still_fits_into_the_headers() {
-    let row = |number: usize| pb::ConflictRow { path: format!("/devices/olt-{number}"), ..Default::default() };
+    let row = |number: usize| pb::ConflictRow {
+        path: format!("/devices/olt-{number}"),
+        ..Default::default()
+    };
     let mut given = status::error_detail(Code::Conflict, "x".repeat(100_000));
     given.conflicts = (0..10_000).map(row).collect();
     let server = start(Fake::refusing(status::status(&given))).await;
-    let refused = server.client().await.commit(pb::CommitRequest::default()).await.unwrap_err();
+    let refused = server
+        .client()
+        .await
+        .commit(pb::CommitRequest::default())
+        .await
+        .unwrap_err();
     let shown = status::detail(&refused).unwrap();
     assert_eq!(shown.code, "CONFLICT");
-    assert!(shown.detail.ends_with(&format!("({} of 10000 conflicts are shown)", shown.conflicts.len())));
+    assert!(
+        shown
+            .detail
+            .ends_with(&format!("({} of 10000 conflicts are shown)", shown.conflicts.len()))
+    );
     assert!(!shown.conflicts.is_empty());
     assert_eq!(shown.conflicts, given.conflicts[..shown.conflicts.len()]);
 }
@@ -275,7 +352,10 @@ async fn a_refusal_with_ten_thousand_conflicts_still_fits_into_the_headers() {
 async fn a_call_that_panics_fails_alone() {
     let server = start(Fake::new()).await;
     let mut client = server.client().await;
-    let panics = pb::SyncRequest { store: "panic".to_owned(), ..Default::default() };
+    let panics = pb::SyncRequest {
+        store: "panic".to_owned(),
+        ..Default::default()
+    };
     assert_eq!(client.sync(panics).await.unwrap_err().code(), tonic::Code::Internal);
     assert_eq!(server.post("/v1/Sync", r#"{"store": "panic"}"#).await.status(), 500);
     client.sync(pb::SyncRequest::default()).await.unwrap();
@@ -288,7 +368,10 @@ async fn an_unknown_grpc_method_or_service_is_unimplemented() {
     for path in ["/confold.v1.Store/Nothing", "/confold.v1.Nothing/Get", "/"] {
         client.ready().await.unwrap();
         let request = tonic::Request::new(bytes::Bytes::new());
-        let refused = client.unary(request, path.parse().unwrap(), crate::net::Raw).await.unwrap_err();
+        let refused = client
+            .unary(request, path.parse().unwrap(), crate::net::Raw)
+            .await
+            .unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Unimplemented, "{path}");
     }
 }

@@ -38,7 +38,10 @@ impl Fake {
     }
 
     pub fn refusing(refusal: Status) -> Arc<Fake> {
-        Arc::new(Fake { refusal: Mutex::new(Some(refusal)), ..Fake::default() })
+        Arc::new(Fake {
+            refusal: Mutex::new(Some(refusal)),
+            ..Fake::default()
+        })
     }
 
     pub fn take_called(&self) -> Vec<&'static str> {
@@ -61,7 +64,10 @@ impl Fake {
 
 /// A refusal as the store makes them.
 pub fn refusal(code: Code, path: &str, detail: &str) -> Status {
-    status::status(&pb::ErrorDetail { path: path.to_owned(), ..status::error_detail(code, detail) })
+    status::status(&pb::ErrorDetail {
+        path: path.to_owned(),
+        ..status::error_detail(code, detail)
+    })
 }
 
 #[async_trait::async_trait]
@@ -70,7 +76,11 @@ impl Api for Fake {
         let given = request.proposal.clone().unwrap_or_default().event_id;
         let event_id = if given.is_empty() { MINTED.to_owned() } else { given };
         self.commits.lock().unwrap().push(request);
-        Ok(pb::Decision { event_id, outcome: pb::decision::Outcome::Committed as i32, ..self.call("Commit")? })
+        Ok(pb::Decision {
+            event_id,
+            outcome: pb::decision::Outcome::Committed as i32,
+            ..self.call("Commit")?
+        })
     }
 
     async fn commit_stream(
@@ -83,7 +93,10 @@ impl Api for Fake {
             if request.correlation == 13 {
                 return Err(refusal(Code::Unavailable, "", "thirteen"));
             }
-            Ok(pb::CommitStreamResponse { correlation: request.correlation, decision: Some(pb::Decision::default()) })
+            Ok(pb::CommitStreamResponse {
+                correlation: request.correlation,
+                decision: Some(pb::Decision::default()),
+            })
         })))
     }
 
@@ -100,10 +113,20 @@ impl Api for Fake {
             pb::Format::Json => pb::value::Form::Json(r#"{"id":"olt-1","ports":[{"number":3}]}"#.to_owned()),
             _ => pb::value::Form::Proto(vec![7; self.get_bytes.load(Ordering::Relaxed)].into()),
         };
-        let value = Some(pb::Value { form: Some(form), r#type: "example.Device".to_owned() });
-        let node = pb::Node { path: request.path.clone(), value, ..Default::default() };
+        let value = Some(pb::Value {
+            form: Some(form),
+            r#type: "example.Device".to_owned(),
+        });
+        let node = pb::Node {
+            path: request.path.clone(),
+            value,
+            ..Default::default()
+        };
         self.gets.lock().unwrap().push(request);
-        Ok(pb::GetResponse { nodes: vec![node], ..self.call("Get")? })
+        Ok(pb::GetResponse {
+            nodes: vec![node],
+            ..self.call("Get")?
+        })
     }
 
     async fn list(&self, _: pb::ListRequest) -> Result<pb::ListResponse, Status> {
@@ -178,7 +201,10 @@ impl Api for Fake {
     async fn sync(&self, request: pb::SyncRequest) -> Result<pb::SyncResponse, Status> {
         assert_ne!(request.store, "panic", "asked to");
         if request.store == "slow" {
-            let mut waiting = Waiting { given_up: Arc::clone(&self.given_up), opened: false };
+            let mut waiting = Waiting {
+                given_up: Arc::clone(&self.given_up),
+                opened: false,
+            };
             let opened = self.gate.notified();
             self.waiting.send_modify(|waiting| *waiting += 1);
             opened.await;

@@ -17,7 +17,12 @@ const SHORT: Duration = Duration::from_millis(100);
 
 async fn answers(server: &Running) {
     assert_eq!(server.get("/livez").await.text(), "alive\n");
-    server.client().await.status(confold_wire::pb::StatusRequest::default()).await.unwrap();
+    server
+        .client()
+        .await
+        .status(confold_wire::pb::StatusRequest::default())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -31,16 +36,26 @@ async fn what_is_not_http_is_closed() {
         (b"hello\r\n\r\n", "HTTP/1.1 400"),
         (b"GET / HTTP/9.9\r\n\r\n", "HTTP/1.1 400"),
         (b"POST /v1/Get HTTP/1.1\r\ncontent-length: -1\r\n\r\n", "HTTP/1.1 400"),
-        (b"POST /v1/Get HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "HTTP/1.1 400"),
+        (
+            b"POST /v1/Get HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+            "HTTP/1.1 400",
+        ),
         (long_line.as_bytes(), "HTTP/1.1 4"),
         (many_headers.as_bytes(), "HTTP/1.1 431"),
         (large_header.as_bytes(), "HTTP/1.1 431"),
         // The preface of HTTP/2 and then no frame of it: told so, and closed.
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff", ""),
+        (
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+            "",
+        ),
     ];
     for (bytes, expected) in cases {
         let answer = server.raw(bytes).await;
-        assert!(answer.starts_with(expected), "{:?}: {answer}", String::from_utf8_lossy(&bytes[..bytes.len().min(60)]));
+        assert!(
+            answer.starts_with(expected),
+            "{:?}: {answer}",
+            String::from_utf8_lossy(&bytes[..bytes.len().min(60)])
+        );
     }
     answers(&server).await;
 }
@@ -49,7 +64,12 @@ async fn what_is_not_http_is_closed() {
 async fn headers_may_take_as_long_as_the_limit_and_no_longer() {
     let server = start_with(Fake::new(), |options| options.limits.header_timeout = SHORT).await;
     // Nothing, half a preface, half a request line, half a head: each ends by the server's decision.
-    for begun in ["", "PRI * HTTP/2", "GET /livez HT", "GET /livez HTTP/1.1\r\nhost: localhost\r\n"] {
+    for begun in [
+        "",
+        "PRI * HTTP/2",
+        "GET /livez HT",
+        "GET /livez HTTP/1.1\r\nhost: localhost\r\n",
+    ] {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(begun.as_bytes()).await.unwrap();
         assert_eq!(read_to_end(&mut stream).await, "", "{begun:?}");
@@ -61,7 +81,8 @@ async fn headers_may_take_as_long_as_the_limit_and_no_longer() {
 async fn a_body_that_dawdles_is_given_up() {
     let server = start_with(Fake::new(), |options| options.limits.body_timeout = SHORT).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let head = "POST /v1/Get HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+    let head =
+        "POST /v1/Get HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
     stream.write_all(head.as_bytes()).await.unwrap();
     let answer = read_to_end(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
@@ -80,12 +101,16 @@ async fn one_connection_too_many_is_closed_at_once() {
     assert_eq!(read_to_end(&mut refused).await, "");
     // Those that are open go on, and when one ends there is room again.
     let mut last = open.pop().unwrap();
-    last.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+    last.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
     assert!(read_to_end(&mut last).await.ends_with("alive\n"));
     loop {
         let mut next = TcpStream::connect(server.address).await.unwrap();
         // It may be closed before it could say anything.
-        let _ = next.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+        let _ = next
+            .write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .await;
         if read_to_end(&mut next).await.ends_with("alive\n") {
             break;
         }
@@ -100,7 +125,9 @@ async fn a_probe_is_answered_beside_hundreds_of_silent_connections() {
     for _ in 0..400 {
         silent.push(TcpStream::connect(server.address).await.unwrap());
     }
-    let probe = tokio::time::timeout(Duration::from_secs(1), server.get("/livez")).await.unwrap();
+    let probe = tokio::time::timeout(Duration::from_secs(1), server.get("/livez"))
+        .await
+        .unwrap();
     assert_eq!(probe.text(), "alive\n");
 }
 
@@ -114,8 +141,16 @@ async fn an_old_connection_ends_after_its_calls() {
     let mut busy = TcpStream::connect(server.address).await.unwrap();
     let body = "{\"store\":\"slow\"}";
     let head = "POST /v1/Sync HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json";
-    busy.write_all(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
-    server.fake.waiting.subscribe().wait_for(|waiting| *waiting == 1).await.unwrap();
+    busy.write_all(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes())
+        .await
+        .unwrap();
+    server
+        .fake
+        .waiting
+        .subscribe()
+        .wait_for(|waiting| *waiting == 1)
+        .await
+        .unwrap();
     let mut older = TcpStream::connect(server.address).await.unwrap();
     assert_eq!(read_to_end(&mut older).await, "");
     server.fake.gate.notify_waiters();
@@ -131,15 +166,27 @@ async fn a_connection_that_outlives_its_grace_is_cut_off() {
     })
     .await;
     let mut client = server.client().await;
-    let request = confold_wire::pb::SyncRequest { store: "slow".to_owned(), ..Default::default() };
+    let request = confold_wire::pb::SyncRequest {
+        store: "slow".to_owned(),
+        ..Default::default()
+    };
     client.sync(request).await.unwrap_err();
-    server.fake.given_up.subscribe().wait_for(|count| *count == 1).await.unwrap();
+    server
+        .fake
+        .given_up
+        .subscribe()
+        .wait_for(|count| *count == 1)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn calls_beyond_the_limit_are_refused_and_those_in_flight_go_on() {
     let server = start_with(Fake::new(), |options| options.limits.max_calls = 2).await;
-    let slow = confold_wire::pb::SyncRequest { store: "slow".to_owned(), ..Default::default() };
+    let slow = confold_wire::pb::SyncRequest {
+        store: "slow".to_owned(),
+        ..Default::default()
+    };
     let calls: Vec<_> = (0..2)
         .map(|_| {
             let (slow, client) = (slow.clone(), server.client());
@@ -148,7 +195,13 @@ async fn calls_beyond_the_limit_are_refused_and_those_in_flight_go_on() {
         .collect();
     let in_flight = futures::future::join_all(calls);
     let beyond = async {
-        server.fake.waiting.subscribe().wait_for(|waiting| *waiting == 2).await.unwrap();
+        server
+            .fake
+            .waiting
+            .subscribe()
+            .wait_for(|waiting| *waiting == 2)
+            .await
+            .unwrap();
         let refused = server.client().await.sync(slow.clone()).await.unwrap_err();
         assert_eq!(refused.message(), "UNAVAILABLE: 2 calls are in flight already");
         assert_eq!(server.post("/v1/Sync", "{}").await.error().0, 503);
@@ -156,7 +209,12 @@ async fn calls_beyond_the_limit_are_refused_and_those_in_flight_go_on() {
     };
     let (in_flight, ()) = tokio::join!(in_flight, beyond);
     assert!(in_flight.iter().all(Result::is_ok));
-    server.client().await.sync(confold_wire::pb::SyncRequest::default()).await.unwrap();
+    server
+        .client()
+        .await
+        .sync(confold_wire::pb::SyncRequest::default())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -164,7 +222,10 @@ async fn a_connection_tells_how_many_streams_and_headers_it_takes() {
     let server = start(Fake::new()).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     // The preface and empty settings.
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
     let mut header = [0; 9];
     stream.read_exact(&mut header).await.unwrap();
     assert_eq!(header[3], 4, "the first frame is settings");
@@ -197,10 +258,23 @@ async fn a_flood_on_one_connection_ends_that_connection() {
     // A header `a: bbb…` that is not indexed.
     let header = [b"\x00\x01a\x7e".as_slice(), &[b'b'; 126]].concat();
 
-    let resets = (0..20_000u32)
-        .flat_map(|n| [frame(HEADERS, END_HEADERS, 2 * n + 1, head), frame(RESET, 0, 2 * n + 1, &[0, 0, 0, 8])].concat());
-    let continuations = [frame(HEADERS, 0, 1, head), frame(CONTINUATION, 0, 1, &header).repeat(20_000)].concat();
-    let empty = [frame(HEADERS, 0, 1, head), frame(CONTINUATION, 0, 1, &[]).repeat(100_000)].concat();
+    let resets = (0..20_000u32).flat_map(|n| {
+        [
+            frame(HEADERS, END_HEADERS, 2 * n + 1, head),
+            frame(RESET, 0, 2 * n + 1, &[0, 0, 0, 8]),
+        ]
+        .concat()
+    });
+    let continuations = [
+        frame(HEADERS, 0, 1, head),
+        frame(CONTINUATION, 0, 1, &header).repeat(20_000),
+    ]
+    .concat();
+    let empty = [
+        frame(HEADERS, 0, 1, head),
+        frame(CONTINUATION, 0, 1, &[]).repeat(100_000),
+    ]
+    .concat();
     let unknown = frame(PING, 0, 7, &[0; 8]);
     for flood in [resets.collect(), continuations, empty, unknown] {
         let stream = TcpStream::connect(server.address).await.unwrap();
@@ -218,17 +292,64 @@ async fn a_flood_on_one_connection_ends_that_connection() {
     assert!(server.fake.take_called().iter().all(|called| *called == "Status"));
 }
 
+// Reliability Q14: what is compressed is never inflated.
+#[tokio::test]
+async fn compressed_requests_are_refused() {
+    let server = start(Fake::new()).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post("http://localhost/confold.v1.Store/Status")
+        .header("content-type", "application/grpc")
+        .header("grpc-encoding", "gzip")
+        .body(Full::new(bytes::Bytes::from_static(&[1, 0, 0, 0, 1, 0])))
+        .unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    let unimplemented = (tonic::Code::Unimplemented as i32).to_string();
+    assert_eq!(answer.headers()["grpc-status"], unimplemented.as_str());
+
+    let request = Request::post("/v1/Status")
+        .header("content-type", "application/json")
+        .header("content-encoding", "gzip")
+        .body(Full::new(bytes::Bytes::from_static(&[0x1f, 0x8b])))
+        .unwrap();
+    let (status, detail) = server.send(request).await.error();
+    assert_eq!((status, detail["code"].as_str()), (415, Some("UNSUPPORTED")));
+    assert_eq!(server.fake.take_called(), [""; 0]);
+}
+
 #[tokio::test]
 async fn a_name_that_is_not_this_machines_is_not_answered_to() {
     let server = start(Fake::new()).await;
     let ask = async |host: &str| {
-        let request = Request::get("/v1/status").header("host", host).body(Full::default()).unwrap();
+        let request = Request::get("/v1/status")
+            .header("host", host)
+            .body(Full::default())
+            .unwrap();
         server.send(request).await.status().as_u16()
     };
-    for host in ["localhost", "localhost:7433", "LOCALHOST", "net.localhost", "127.0.0.1:1", "127.9.9.9", "[::1]:7", "[::1]"] {
+    for host in [
+        "localhost",
+        "localhost:7433",
+        "LOCALHOST",
+        "net.localhost",
+        "127.0.0.1:1",
+        "127.9.9.9",
+        "[::1]:7",
+        "[::1]",
+    ] {
         assert_eq!(ask(host).await, 200, "{host}");
     }
-    for host in ["evil.example", "evil.example:7433", "localhost.evil.example", "10.0.0.1", "[2001:db8::1]:7", ""] {
+    for host in [
+        "evil.example",
+        "evil.example:7433",
+        "localhost.evil.example",
+        "10.0.0.1",
+        "[2001:db8::1]:7",
+        "",
+    ] {
         assert_eq!(ask(host).await, 403, "{host}");
     }
 }

@@ -12,19 +12,26 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 async fn bind(address: &str) -> Result<Server, BindError> {
-    let options = Options { address: address.parse().unwrap(), ..Options::default() };
+    let options = Options {
+        address: address.parse().unwrap(),
+        ..Options::default()
+    };
     Server::bind(options, Fake::new(), Arc::new(Vec::<StoreHealth>::new)).await
 }
 
 // Reliability Q1.
 #[tokio::test]
 async fn an_address_that_others_can_reach_is_refused() {
-    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:80", "[2001:db8::1]:80", "[::ffff:192.0.2.1]:80"] {
+    for address in [
+        "0.0.0.0:0",
+        "[::]:0",
+        "192.0.2.1:80",
+        "[2001:db8::1]:80",
+        "[::ffff:192.0.2.1]:80",
+    ] {
         let refused = bind(address).await.err().unwrap();
         assert!(matches!(refused, BindError::NotLoopback(_)), "{address}: {refused}");
     }
@@ -62,7 +69,11 @@ async fn ready_is_who_serves_and_is_not_behind() {
     let cases = [
         (vec![serving("net")], 200, "net: SERVING, 0 records behind\n"),
         (vec![behind(10)], 200, "net: SERVING, 10 records behind\n"),
-        (vec![behind(11)], 503, "net: SERVING, 11 records behind (ready at 10 or fewer)\n"),
+        (
+            vec![behind(11)],
+            503,
+            "net: SERVING, 11 records behind (ready at 10 or fewer)\n",
+        ),
         (
             vec![serving("net"), degraded],
             503,
@@ -76,13 +87,24 @@ async fn ready_is_who_serves_and_is_not_behind() {
         let answer = server.get("/readyz").await;
         assert_eq!((answer.status().as_u16(), answer.text().as_str()), (status, text));
         assert_eq!(server.get("/livez").await.status(), 200);
-        let expected = if status == 200 { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let expected = if status == 200 {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
         for service in ["", "confold.v1.Store"] {
-            let request = HealthCheckRequest { service: service.to_owned() };
+            let request = HealthCheckRequest {
+                service: service.to_owned(),
+            };
             assert_eq!(client.check(request).await.unwrap().into_inner().status(), expected);
         }
     }
-    let unknown = client.check(HealthCheckRequest { service: "nothing".to_owned() }).await.unwrap_err();
+    let unknown = client
+        .check(HealthCheckRequest {
+            service: "nothing".to_owned(),
+        })
+        .await
+        .unwrap_err();
     assert_eq!(unknown.code(), tonic::Code::NotFound);
 }
 
@@ -93,10 +115,18 @@ async fn a_watch_of_the_health_is_told_what_changes() {
     let mut watch = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
     server.health.lock().unwrap()[0].state = pb::State::CatchingUp;
-    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
-    let request = HealthCheckRequest { service: "nothing".to_owned() };
+    assert_eq!(
+        watch.message().await.unwrap().unwrap().status(),
+        ServingStatus::NotServing
+    );
+    let request = HealthCheckRequest {
+        service: "nothing".to_owned(),
+    };
     let mut unknown = client.watch(request).await.unwrap().into_inner();
-    assert_eq!(unknown.message().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
+    assert_eq!(
+        unknown.message().await.unwrap().unwrap().status(),
+        ServingStatus::ServiceUnknown
+    );
     // A watch does not hold the end up.
     assert_eq!(server.ended().await.cut_off, 0);
 }
@@ -109,14 +139,24 @@ async fn reflection_tells_of_the_service_unless_it_is_off() {
     };
     let request = || {
         let message_request = Some(MessageRequest::ListServices(String::new()));
-        futures::stream::iter([ServerReflectionRequest { host: String::new(), message_request }])
+        futures::stream::iter([ServerReflectionRequest {
+            host: String::new(),
+            message_request,
+        }])
     };
     let server = start(Fake::new()).await;
     let mut client = ServerReflectionClient::new(server.channel().await);
     let mut answers = client.server_reflection_info(request()).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
-    let MessageResponse::ListServicesResponse(services) = answer else { panic!("{answer:?}") };
-    assert!(services.service.iter().any(|service| service.name == "confold.v1.Store"));
+    let MessageResponse::ListServicesResponse(services) = answer else {
+        panic!("{answer:?}")
+    };
+    assert!(
+        services
+            .service
+            .iter()
+            .any(|service| service.name == "confold.v1.Store")
+    );
 
     let without = start_with(Fake::new(), |options| options.reflection = false).await;
     let mut client = ServerReflectionClient::new(without.channel().await);
@@ -128,17 +168,32 @@ async fn reflection_tells_of_the_service_unless_it_is_off() {
 async fn stopping_lets_calls_in_flight_finish_and_takes_no_more() {
     let mut server = start(Fake::new()).await;
     let mut probe = TcpStream::connect(server.address).await.unwrap();
-    probe.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    probe
+        .write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
     probe.read_exact(&mut [0; 1]).await.unwrap();
 
     let mut over_grpc = server.client().await;
-    let slow = pb::SyncRequest { store: "slow".to_owned(), ..Default::default() };
+    let slow = pb::SyncRequest {
+        store: "slow".to_owned(),
+        ..Default::default()
+    };
     let over_grpc = tokio::spawn(async move { over_grpc.sync(slow).await });
     let mut over_http = TcpStream::connect(server.address).await.unwrap();
     let body = "{\"store\":\"slow\"}";
     let head = "POST /v1/Sync HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json";
-    over_http.write_all(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
-    server.fake.waiting.subscribe().wait_for(|waiting| *waiting == 2).await.unwrap();
+    over_http
+        .write_all(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes())
+        .await
+        .unwrap();
+    server
+        .fake
+        .waiting
+        .subscribe()
+        .wait_for(|waiting| *waiting == 2)
+        .await
+        .unwrap();
 
     server.stop();
     // The idle connection ends first, which says that the server has begun to stop.
@@ -157,8 +212,19 @@ async fn stopping_ends_a_stream_of_commits_and_says_so() {
     let server = start(Fake::new()).await;
     let (send, mut receive) = tokio::sync::mpsc::channel(1);
     let requests = futures::stream::poll_fn(move |cx| receive.poll_recv(cx));
-    let mut answers = server.client().await.commit_stream(requests).await.unwrap().into_inner();
-    send.send(pb::CommitStreamRequest { correlation: 7, commit: None }).await.unwrap();
+    let mut answers = server
+        .client()
+        .await
+        .commit_stream(requests)
+        .await
+        .unwrap()
+        .into_inner();
+    send.send(pb::CommitStreamRequest {
+        correlation: 7,
+        commit: None,
+    })
+    .await
+    .unwrap();
     assert_eq!(answers.message().await.unwrap().unwrap().correlation, 7);
     let ended = tokio::spawn(server.ended());
     let refused = answers.message().await.unwrap_err();
@@ -172,10 +238,17 @@ async fn stopping_does_not_wait_longer_than_its_grace() {
     let grace = Duration::from_millis(50);
     let server = start_with(Fake::new(), |options| options.limits.shutdown_grace = grace).await;
     let mut client = server.client().await;
-    let slow = pb::SyncRequest { store: "slow".to_owned(), ..Default::default() };
+    let slow = pb::SyncRequest {
+        store: "slow".to_owned(),
+        ..Default::default()
+    };
     let call = tokio::spawn(async move { client.sync(slow).await });
     let fake = Arc::clone(&server.fake);
-    fake.waiting.subscribe().wait_for(|waiting| *waiting == 1).await.unwrap();
+    fake.waiting
+        .subscribe()
+        .wait_for(|waiting| *waiting == 1)
+        .await
+        .unwrap();
     assert_eq!(server.ended().await.cut_off, 1);
     call.await.unwrap().unwrap_err();
 }

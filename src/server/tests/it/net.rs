@@ -38,7 +38,10 @@ pub async fn start(fake: Arc<Fake>) -> Running {
 }
 
 pub async fn start_with(fake: Arc<Fake>, change: impl FnOnce(&mut Options)) -> Running {
-    let mut options = Options { address: SocketAddr::from(([127, 0, 0, 1], 0)), ..Options::default() };
+    let mut options = Options {
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        ..Options::default()
+    };
     change(&mut options);
     let health = Arc::new(Mutex::new(vec![serving("net")]));
     let source = Arc::clone(&health);
@@ -47,11 +50,22 @@ pub async fn start_with(fake: Arc<Fake>, change: impl FnOnce(&mut Options)) -> R
     let address = server.local_addr();
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(server.run(async move { drop(stopped.await) }));
-    Running { address, fake, health, stop: Some(stop), ended }
+    Running {
+        address,
+        fake,
+        health,
+        stop: Some(stop),
+        ended,
+    }
 }
 
 pub fn serving(store: &str) -> StoreHealth {
-    StoreHealth { store: store.to_owned(), state: pb::State::Serving, reason: String::new(), lag: 0 }
+    StoreHealth {
+        store: store.to_owned(),
+        state: pb::State::Serving,
+        reason: String::new(),
+        lag: 0,
+    }
 }
 
 impl Running {
@@ -66,7 +80,11 @@ impl Running {
     }
 
     pub async fn channel(&self) -> Channel {
-        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+        Channel::from_shared(format!("http://{}", self.address))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap()
     }
 
     pub async fn client(&self) -> pb::store_client::StoreClient<Channel> {
@@ -89,10 +107,14 @@ impl Running {
     /// Over a connection of its own.
     pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Answer {
         if !request.headers().contains_key("host") {
-            request.headers_mut().insert("host", self.address.to_string().parse().unwrap());
+            request
+                .headers_mut()
+                .insert("host", self.address.to_string().parse().unwrap());
         }
         let stream = TcpStream::connect(self.address).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
         let connection = tokio::spawn(connection);
         let answer = sender.send_request(request).await.unwrap();
         let (parts, body) = answer.into_parts();
@@ -144,7 +166,10 @@ impl Answer {
 
     pub fn lines(&self) -> Vec<Json> {
         assert_eq!(self.header("content-type"), "application/x-ndjson", "{}", self.text());
-        self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.text()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// The error's HTTP status and its `ErrorDetail`.
@@ -156,8 +181,12 @@ impl Answer {
 
 /// The `ErrorDetail` among the details of a google.rpc.Status.
 pub fn detail(status: &Json) -> Json {
-    let details = status["details"].as_array().unwrap_or_else(|| panic!("no details in {status}"));
-    let found = details.iter().find(|detail| detail["@type"] == "type.googleapis.com/confold.v1.ErrorDetail");
+    let details = status["details"]
+        .as_array()
+        .unwrap_or_else(|| panic!("no details in {status}"));
+    let found = details
+        .iter()
+        .find(|detail| detail["@type"] == "type.googleapis.com/confold.v1.ErrorDetail");
     found.unwrap_or_else(|| panic!("no ErrorDetail in {status}")).clone()
 }
 

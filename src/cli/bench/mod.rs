@@ -1,0 +1,100 @@
+//! How fast a store is, and how fast it could be: every load is printed beside a limit that was measured in the same run
+//! on the same machine.
+//!
+//! A load here works through any [`Api`](confold_wire::api::Api); parts that only the program has (folding without a
+//! server, a bare echo) are asked of [`Local`](crate::local::Local).
+
+mod limits;
+mod loads;
+mod measure;
+
+pub use limits::{blake3, fdatasync};
+pub use loads::{ROOT, Target, item, prepare, run, scattered, schema};
+pub use measure::{Measured, Recorder};
+
+use std::time::Duration;
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Part {
+    /// BLAKE3 of records, one after the other: the limit of folding.
+    Blake3,
+    /// Appending records to a file, each synced: the limit of one durable commit after the other.
+    Fdatasync,
+    /// The fold alone, in memory.
+    Fold,
+    /// Fold, log and store on disk.
+    DurableFold,
+    /// An empty call over gRPC: the limit of unary calls.
+    Echo { clients: usize },
+    /// One commit after the other per client.
+    Commits { clients: usize },
+    /// Many commits in flight on one stream.
+    Stream { in_flight: usize },
+    /// One read of a leaf after the other per client.
+    Reads { clients: usize },
+    /// Nine reads to a commit.
+    Mixed { clients: usize },
+}
+
+/// What a measurement works with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// Children of the container that is worked on.
+    pub children: u64,
+    /// Bytes of one record, about.
+    pub record_bytes: usize,
+    /// How long each part runs.
+    pub duration: Duration,
+}
+
+impl Part {
+    /// As it is printed.
+    pub fn name(self) -> String {
+        match self {
+            Part::Blake3 => "limit: blake3".to_owned(),
+            Part::Fdatasync => "limit: append and fdatasync".to_owned(),
+            Part::Fold => "fold in memory".to_owned(),
+            Part::DurableFold => "fold, durable".to_owned(),
+            Part::Echo { clients } => format!("limit: gRPC echo, {}", clients_text(clients)),
+            Part::Commits { clients } => format!("commits, {}", clients_text(clients)),
+            Part::Stream { in_flight } => format!("commits, one stream, {in_flight} in flight"),
+            Part::Reads { clients } => format!("reads, {}", clients_text(clients)),
+            Part::Mixed { clients } => format!("9 reads to a commit, {}", clients_text(clients)),
+        }
+    }
+
+    /// What bounds it, where that is measured too.
+    pub fn limit(self) -> Option<Part> {
+        match self {
+            Part::Fold => Some(Part::Blake3),
+            Part::DurableFold => Some(Part::Fold),
+            Part::Commits { clients: 1 } => Some(Part::Fdatasync),
+            Part::Commits { clients } | Part::Reads { clients } | Part::Mixed { clients } => {
+                Some(Part::Echo { clients })
+            }
+            Part::Stream { .. } => Some(Part::DurableFold),
+            Part::Blake3 | Part::Fdatasync | Part::Echo { .. } => None,
+        }
+    }
+
+    /// The whole benchmark, limits before what they bound.
+    pub fn all() -> Vec<Part> {
+        let clients = [1, 16, 64];
+        let mut parts = vec![Part::Blake3, Part::Fdatasync, Part::Fold, Part::DurableFold];
+        parts.extend(clients.map(|clients| Part::Echo { clients }));
+        parts.extend(clients.map(|clients| Part::Commits { clients }));
+        parts.push(Part::Stream { in_flight: 1_024 });
+        parts.extend(clients.map(|clients| Part::Reads { clients }));
+        parts.push(Part::Mixed { clients: 16 });
+        parts
+    }
+}
+
+fn clients_text(clients: usize) -> String {
+    if clients == 1 {
+        "1 client".to_owned()
+    } else {
+        format!("{clients} clients")
+    }
+}

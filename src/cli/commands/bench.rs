@@ -1,0 +1,126 @@
+use crate::{
+    app::App,
+    bench::{self, Load, Measured, Part, Target},
+    error::{Exit, Failure},
+    output::{grouped, table},
+    parse,
+};
+use serde_json::json;
+use std::{collections::BTreeMap, time::Duration};
+
+/// Measure how fast a store is on this machine, beside the limits measured in the same run.
+///
+/// Works on a new store in a temporary folder, served by this program; with --server on an empty store of that server.
+///
+/// Example: confold bench --children 10000 --for 5s
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Nodes in the container that is worked on
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    children: u64,
+    /// Bytes of one record, about
+    #[arg(long, value_name = "SIZE", value_parser = parse::size, default_value = "340")]
+    record: u64,
+    /// How long each part runs
+    #[arg(long = "for", value_name = "TIME", value_parser = parse::duration, default_value = "3s")]
+    duration: Duration,
+    /// Only parts whose names contain this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// The folder for temporary files, on the disk that is to be measured
+    #[arg(long, value_name = "DIR")]
+    folder: Option<String>,
+}
+
+pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
+    let load = Load {
+        children: args.children.max(1),
+        record_bytes: usize::try_from(args.record).unwrap_or(usize::MAX).clamp(100, 1 << 20),
+        duration: args.duration,
+    };
+    let wanted = |part: &Part| args.only.as_ref().is_none_or(|text| part.name().contains(text));
+    let parts: Vec<Part> = Part::all().into_iter().filter(wanted).collect();
+    if parts.is_empty() {
+        let names = Part::all().into_iter().map(Part::name).collect::<Vec<_>>().join("; ");
+        return Err(Failure::invalid("no part has such a name").hint(format!("the parts are: {names}")));
+    }
+    let failed = |error: std::io::Error| Failure::new(Exit::Damaged, format!("cannot make a folder: {error}"));
+    let folder = match &args.folder {
+        Some(folder) => tempfile::tempdir_in(app.file(folder)),
+        None => tempfile::tempdir(),
+    }
+    .map_err(failed)?;
+    let (target, _guard) = match &app.global.server {
+        Some(address) => (
+            target(app, address.clone(), app.global.store.clone().unwrap_or_default()),
+            None,
+        ),
+        None => {
+            let scratch = app.context.local.scratch(folder.path()).await?;
+            (target(app, scratch.address, String::new()), Some(scratch.guard))
+        }
+    };
+    let mut done: BTreeMap<Part, Measured> = BTreeMap::new();
+    let mut prepared = false;
+    for part in parts {
+        app.ui.note(&format!("measuring {}", part.name()));
+        let measured = match part {
+            Part::Blake3 => Some(bench::blake3(&load)),
+            Part::Fdatasync => Some(bench::fdatasync(&load, folder.path())?),
+            Part::Fold | Part::DurableFold | Part::Echo { .. } => app.context.local.bench(part, &load).await?,
+            _ => {
+                if !prepared {
+                    bench::prepare(&target, &load).await?;
+                    prepared = true;
+                }
+                bench::run(part, &target, &load).await?
+            }
+        };
+        if let Some(measured) = measured {
+            done.insert(part, measured);
+        }
+    }
+    print(app, &load, &done)
+}
+
+fn target(app: &App, address: String, store: String) -> Target {
+    Target {
+        connect: app.context.connect.clone(),
+        address,
+        store,
+        timeout: app.timeout(),
+    }
+}
+
+fn print(app: &mut App, load: &Load, done: &BTreeMap<Part, Measured>) -> Result<(), Failure> {
+    let share = |part: &Part, measured: &Measured| {
+        let limit = done.get(&part.limit()?)?;
+        Some(measured.rate / limit.rate)
+    };
+    if app.ui.json {
+        let parts = done.iter().map(
+            |(part, measured)| json!({ "part": part.name(), "measured": measured, "of_limit": share(part, measured) }),
+        );
+        return app.ui.json_value(&json!({
+            "children": load.children,
+            "record_bytes": load.record_bytes,
+            "seconds": load.duration.as_secs_f64(),
+            "parts": parts.collect::<Vec<_>>(),
+        }));
+    }
+    let rows = done.iter().map(|(part, measured)| {
+        let time = |us: Option<f64>| us.map(|us| format!("{us:.0} µs")).unwrap_or_default();
+        vec![
+            part.name(),
+            format!("{}/s", grouped(measured.rate as u64)),
+            time(measured.p50_us),
+            time(measured.p99_us),
+            share(part, measured)
+                .map(|share| format!("{:.0} %", share * 100.0))
+                .unwrap_or_default(),
+            measured.note.clone(),
+        ]
+    });
+    app.ui
+        .data(&table(&["PART", "RATE", "P50", "P99", "OF LIMIT", ""], rows.collect()))
+}

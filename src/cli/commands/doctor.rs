@@ -1,0 +1,154 @@
+use super::status::state_text;
+use crate::{
+    app::App,
+    error::{Exit, Failure},
+    local::{Access, Finding, Level},
+    output::{BAD, CHANGED, GOOD},
+};
+use confold_wire::pb::{self, State};
+use serde_json::json;
+
+/// Look for what is wrong with a store, and say what to do.
+///
+/// With --data it examines a folder that no server has open: log, digests, hashes. Otherwise it asks a server. Exits
+/// with 5 where something is damaged.
+///
+/// Example: confold doctor --data ./data --deep
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Read every record and every object, however long it takes
+    #[arg(long)]
+    deep: bool,
+}
+
+pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
+    let findings = match app.data() {
+        Some(folder) => {
+            app.context
+                .local
+                .doctor(&app.context.folder.join(folder), args.deep)
+                .await?
+        }
+        None => of_server(app).await?,
+    };
+    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
+    if app.ui.json {
+        app.ui.json_value(&json!({ "findings": findings }))?;
+    } else {
+        let width = findings
+            .iter()
+            .map(|finding| finding.what.chars().count())
+            .max()
+            .unwrap_or(0);
+        for finding in &findings {
+            let (style, word) = match finding.level {
+                Level::Ok => (GOOD, "ok"),
+                Level::Warning => (CHANGED, "warning"),
+                Level::Damage => (BAD, "DAMAGE"),
+            };
+            let line = format!("{word:<8}  {:<width$}  {}", finding.what, finding.detail);
+            app.ui.styled(style, &line)?;
+            if !finding.hint.is_empty() {
+                app.ui.data(&format!("          {}", finding.hint))?;
+            }
+        }
+    }
+    match worst {
+        Level::Damage => Err(Failure::new(Exit::Damaged, "something is damaged; see above")),
+        Level::Ok | Level::Warning => Ok(()),
+    }
+}
+
+/// What a server says of each of its stores.
+async fn of_server(app: &App) -> Result<Vec<Finding>, Failure> {
+    let connection = app.connect(Access::Read).await?;
+    let stores = match connection.store.as_str() {
+        "" => {
+            connection
+                .again(|| connection.api.list_stores(pb::ListStoresRequest {}))
+                .await?
+                .stores
+        }
+        name => vec![pb::StoreRow {
+            name: name.to_owned(),
+            ..Default::default()
+        }],
+    };
+    let mut findings = Vec::new();
+    for store in stores {
+        let request = pb::StatusRequest {
+            store: store.name.clone(),
+        };
+        let status = connection.again(|| connection.api.status(request.clone())).await?;
+        findings.extend(of_status(&status));
+    }
+    Ok(findings)
+}
+
+fn of_status(status: &pb::StatusResponse) -> Vec<Finding> {
+    let finding = |level, what: &str, detail: String, hint: &str| Finding {
+        level,
+        what: format!("{}: {what}", status.store),
+        detail,
+        hint: hint.to_owned(),
+    };
+    let state = status.state();
+    let (level, hint) = match state {
+        State::Serving => (Level::Ok, ""),
+        State::Unspecified | State::Starting | State::CatchingUp => (Level::Warning, "wait until it has caught up"),
+        State::Degraded => (
+            Level::Warning,
+            "reads go on; mend what the reason names, then restart it",
+        ),
+        State::Fenced => (
+            Level::Damage,
+            "point it at its own log; a copied folder is brought to life by a restore",
+        ),
+        State::Quarantined => (
+            Level::Damage,
+            "keep its folder for the debugger and start a new replica",
+        ),
+        State::Halted => (
+            Level::Damage,
+            "start a build that knows the level, or one without the fault",
+        ),
+        State::SnapshotNeeded => (Level::Damage, "start it from a snapshot of another replica"),
+    };
+    let mut detail = state_text(state).to_owned();
+    if !status.reason.is_empty() {
+        detail = format!("{detail}; {}", status.reason);
+    }
+    let mut findings = vec![finding(level, "state", detail, hint)];
+    if status.disputed {
+        let hint = "compare the state hashes in `confold status` of each replica";
+        findings.push(finding(
+            Level::Damage,
+            "agreement",
+            "replicas disagree about a state hash".to_owned(),
+            hint,
+        ));
+    } else {
+        findings.push(finding(Level::Ok, "agreement", "no replica disagrees".to_owned(), ""));
+    }
+    if status.root_message.is_empty() {
+        findings.push(finding(
+            Level::Warning,
+            "schema",
+            "none yet".to_owned(),
+            "push one: `confold schema push DIR --root MESSAGE`",
+        ));
+    }
+    if status.level < status.build_level {
+        let detail = format!(
+            "level {} is in force, this build knows {}",
+            status.level, status.build_level
+        );
+        findings.push(finding(
+            Level::Ok,
+            "level",
+            detail,
+            "activate it when all replicas know it: `confold admin activate`",
+        ));
+    }
+    findings
+}

@@ -1,0 +1,10 @@
+//! A whole replica on a memory log and a memory store.
+
+mod convergence;
+mod drive;
+mod fencing;
+mod house;
+mod past;
+mod propose;
+mod step;
+mod world;
