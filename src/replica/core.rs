@@ -91,7 +91,7 @@ impl Core {
 
     fn release(&self, effects: Effects) {
         // Whoever sees the view finds its chores noted and its events counted.
-        self.house.note(&effects, || (self.options.clock)(), self.options.thinning.sweep_every_marks);
+        self.house.note(&effects, || (self.options.clock)());
         self.count(&effects);
         effects.disagreements.iter().for_each(|disagreement| self.alarm(disagreement));
         self.views.publish(effects.view.clone());

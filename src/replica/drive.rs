@@ -299,20 +299,15 @@ fn house_loop(core: &Arc<Core>) {
 
 fn sweep_loop(core: &Arc<Core>) {
     while !core.is_stopped() {
-        if !core.house.wait_for_sweep(Duration::from_secs(5)) {
-            continue;
-        }
+        core.house.wait_beside(Duration::from_secs(5));
         // A replica that catches up raises its floor again and again: one sweep at the end does for all.
-        if core.stand.state() != ReplicaState::Serving {
-            core.pause(Duration::from_secs(1));
+        if core.is_stopped() || core.stand.state() != ReplicaState::Serving || !core.house.sweep_is_worth_it(&*core.store) {
             continue;
         }
-        core.house.take_sweep();
         match core.sweep(false) {
             Ok(_) => {}
             Err(StoreError::Busy { what }) => {
                 tracing::debug!(what, "the sweep waits");
-                core.house.want_sweep();
                 core.pause(Duration::from_secs(1));
             }
             Err(error) => core.store_failed(&error),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use confold_model::event::{self, Body, Checkpoint, Event};
 use confold_model::fold::{MARK_EVERY, policy_floor};
 use confold_model::ids::{Position, Time};
+use confold_store::Store;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -29,12 +30,29 @@ struct Chores {
     mark: Option<Mark>,
     /// When the first event other than housekeeping came after the last mark.
     worked_since: Option<Time>,
-    sweep: bool,
-    marks_since_sweep: u64,
+    /// The floor was raised since the last sweep.
+    raised: bool,
+    /// How the last sweep left the store, or how it was found: objects there, objects put so far, when.
+    swept: Option<Swept>,
     last_mark_proposed: Option<(Position, Time)>,
     last_prune: Option<Time>,
     last_sync: Option<Time>,
 }
+
+#[derive(Clone, Copy)]
+struct Swept {
+    objects: u64,
+    put: u64,
+    at: Instant,
+}
+
+/// A sweep costs a walk over all that is kept, so it has to be worth it: there may be at most as much to find as was
+/// written since the last one. After a raised floor it is worth it from this part of what was kept on ...
+const WORTH_RAISED: u64 = 8;
+/// ... or after this time; ...
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// ... and for thinning's sake alone when as much was written as was kept, and not less than this.
+const WORTH_THINNING: u64 = 1 << 18;
 
 impl House {
     pub fn new() -> House {
@@ -42,7 +60,7 @@ impl House {
     }
 
     /// Takes note of a committed batch.
-    pub fn note(&self, effects: &Effects, now: impl FnOnce() -> Time, sweep_every_marks: u64) {
+    pub fn note(&self, effects: &Effects, now: impl FnOnce() -> Time) {
         if !effects.worked && effects.mark.is_none() && !effects.floor_raised {
             return;
         }
@@ -53,11 +71,9 @@ impl House {
         if effects.mark.is_some() {
             chores.mark = effects.mark;
             chores.worked_since = None;
-            chores.marks_since_sweep += 1;
         }
-        // Thinning needs a sweep now and then even where no floor moves.
-        chores.sweep |= effects.floor_raised || chores.marks_since_sweep >= sweep_every_marks.max(1);
-        if effects.mark.is_some() || chores.sweep {
+        chores.raised |= effects.floor_raised;
+        if effects.mark.is_some() || effects.floor_raised {
             chores.called = true;
             self.called.notify_all();
         }
@@ -77,25 +93,34 @@ impl House {
         }
     }
 
-    /// Waits until a sweep is wanted, at most this long, and says whether it is.
-    pub fn wait_for_sweep(&self, at_most: Duration) -> bool {
+    /// As `wait`, for the thread that sweeps; it looks at each mark and whenever the floor was raised.
+    pub fn wait_beside(&self, at_most: Duration) {
+        self.called.wait_for(&mut self.chores.lock(), at_most);
+    }
+
+    /// Whether a sweep would find enough to be worth its walk.
+    pub fn sweep_is_worth_it(&self, store: &dyn Store) -> bool {
+        let (put, found) = (store.stats().objects_put, store.estimate().objects);
         let mut chores = self.chores.lock();
-        if !chores.sweep {
-            self.called.wait_for(&mut chores, at_most);
+        let swept = *chores.swept.get_or_insert(Swept { objects: found, put: 0, at: Instant::now() });
+        let written = put.saturating_sub(swept.put);
+        let raised = chores.raised && (written.saturating_mul(WORTH_RAISED) >= swept.objects || swept.at.elapsed() >= PATIENCE);
+        raised || written >= swept.objects.max(WORTH_THINNING)
+    }
+
+    /// A sweep begins: what is raised from here on is for the next one.
+    pub fn begin_sweep(&self) {
+        self.chores.lock().raised = false;
+    }
+
+    pub fn end_sweep(&self, store: &dyn Store, complete: bool) {
+        let (put, objects) = (store.stats().objects_put, store.estimate().objects);
+        let mut chores = self.chores.lock();
+        if complete {
+            chores.swept = Some(Swept { objects, put, at: Instant::now() });
+        } else {
+            chores.raised = true;
         }
-        chores.sweep
-    }
-
-    /// Whether a sweep is wanted; asked when one begins.
-    pub fn take_sweep(&self) -> bool {
-        let mut chores = self.chores.lock();
-        chores.marks_since_sweep = 0;
-        std::mem::take(&mut chores.sweep)
-    }
-
-    /// The sweep could not run: it is wanted again.
-    pub fn want_sweep(&self) {
-        self.chores.lock().sweep = true;
     }
 }
 
@@ -237,6 +262,8 @@ impl Core {
         let ours = view.checkpoints.iter().find(|row| row.checkpoint.replica == self.replica);
         let announced = ours.map(|row| row.checkpoint.position);
         let mut chores = self.house.chores.lock();
+        // Whether the last sweep before the restart saw all of it is not known.
+        chores.raised |= view.floor.0 > 0;
         if chores.mark.is_none() && view.mark.is_some_and(|mark| announced.is_none_or(|position| mark.position > position)) {
             chores.mark = view.mark;
         }

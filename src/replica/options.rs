@@ -66,13 +66,11 @@ pub struct Thinning {
     pub marks: u64,
     /// Older than that: one in so many positions.
     pub one_in: u64,
-    /// A sweep for thinning's sake after so many marks.
-    pub sweep_every_marks: u64,
 }
 
 impl Default for Thinning {
     fn default() -> Thinning {
-        Thinning { all: 1 << 16, marks: 1 << 20, one_in: 64 * confold_model::fold::MARK_EVERY, sweep_every_marks: 64 }
+        Thinning { all: 1 << 16, marks: 1 << 20, one_in: 64 * confold_model::fold::MARK_EVERY }
     }
 }
 

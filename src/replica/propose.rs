@@ -338,17 +338,22 @@ impl Drop for Wanted<'_> {
     }
 }
 
-/// Whether what became of a copy is the answer to this waiter, whose own copy may be another.
+/// Whether what became of a copy is the answer to this waiter: it was its own copy, or another one of the same intent.
 fn concerns(settlement: &Settlement, waiter: &Waiter) -> bool {
-    if let Some(record) = &settlement.record {
-        return *record == waiter.record;
+    if settlement.record == waiter.record {
+        return true;
     }
-    let same = settlement.intent == Some(waiter.intent);
-    match &settlement.outcome {
-        Outcome::Rejected(rejection) if rejection.code == Code::IdReused => !same,
-        Outcome::Rejected(rejection) if rejection.code == Code::Withdrawn => true,
-        _ => same,
-    }
+    // These say something about where or how this copy stands, and nothing about another copy.
+    let of_this_copy_alone = matches!(&settlement.outcome, Outcome::Rejected(rejection)
+        if matches!(rejection.code, Code::Foreign | Code::Future | Code::Expired | Code::Sealed));
+    !of_this_copy_alone && intent_of(&settlement.record) == Some(waiter.intent)
+}
+
+/// What stands for a copy's intent. Read only where copies of one id differ, which is rare.
+fn intent_of(record: &[u8]) -> Option<[u8; 16]> {
+    let event = Event::decode(record).ok()?;
+    let (_, intent) = event.intention?;
+    Some(intent_mark(&intent, &event.principal))
 }
 
 struct Nonces {

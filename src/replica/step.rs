@@ -11,7 +11,6 @@ use crate::touch;
 use crate::view::View;
 use bytes::Bytes;
 use confold_log::Record;
-use confold_model::code::Code;
 use confold_model::event::{self, Body, Event, Malformed};
 use confold_model::fold::{self, Applied, Outcome};
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
@@ -118,10 +117,8 @@ pub struct Settlement {
     pub revision: Option<Revision>,
     /// The tree's root after it.
     pub root: Hash,
-    /// What stands for the intent under this id: `digest::intent_mark` of its first copy. `None`: the id never got so far.
-    pub intent: Option<[u8; 16]>,
-    /// Where the refusal is of this copy alone: the copy.
-    pub record: Option<Bytes>,
+    /// The copy that this became of: another one of the same id may carry another intent.
+    pub record: Bytes,
 }
 
 /// Another replica announced other values for a mark than this one computed.
@@ -417,11 +414,10 @@ impl Folder {
                 id,
                 position: applied.position,
                 time: applied.time,
-                record: of_this_copy_alone(&applied.outcome).then(|| record.bytes.clone()),
                 outcome: applied.outcome,
                 revision: made,
                 root: applied.root,
-                intent: self.state.window().get(&id).map(|entry| entry.intent),
+                record: record.bytes.clone(),
             });
         }
         if ends { Next::Ends } else { Next::More }
@@ -481,12 +477,6 @@ impl Folder {
             incarnation: self.state.incarnation(),
         }
     }
-}
-
-/// Refusals that say something about where or how this copy stands, and nothing about another copy of the same id.
-fn of_this_copy_alone(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Rejected(rejection)
-        if matches!(rejection.code, Code::Foreign | Code::Future | Code::Expired | Code::Sealed))
 }
 
 fn fact(key: &[u8], value: &[u8]) -> StateEdit {

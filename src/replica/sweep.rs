@@ -30,6 +30,14 @@ impl Core {
     /// One sweep from beginning to end, giving way to the fold as the options say unless `at_once`.
     pub fn sweep(&self, at_once: bool) -> Result<SweepOutcome, StoreError> {
         let _one = self.sweeping.lock();
+        self.house.begin_sweep();
+        let swept = self.sweep_once(at_once);
+        let complete = swept.as_ref().is_ok_and(|outcome| !outcome.cut_short);
+        self.house.end_sweep(&*self.store, complete);
+        swept
+    }
+
+    fn sweep_once(&self, at_once: bool) -> Result<SweepOutcome, StoreError> {
         // Planned from one view: whatever is tagged or released after it is only kept longer.
         let view = self.views.latest();
         self.past.forget(|revision| !view.is_kept(revision));
@@ -168,7 +176,7 @@ mod tests {
 
     #[test]
     fn trees_thin_out_with_age_and_what_stays_once_stays_on() {
-        let rules = Thinning { all: 10, marks: 100, one_in: 50, sweep_every_marks: 1 };
+        let rules = Thinning { all: 10, marks: 100, one_in: 50 };
         let tree = |position: u64| PersistedTree {
             revision: Revision(position),
             position: Position(position),

@@ -201,7 +201,7 @@ async fn what_somebody_holds_stays_readable_through_a_sweep() {
 #[tokio::test(flavor = "multi_thread")]
 async fn thinned_out_trees_are_re_made_from_those_that_stay() {
     let world = World::begun();
-    let thinning = Thinning { all: 10, marks: 40, one_in: 50, sweep_every_marks: 1 };
+    let thinning = Thinning { all: 10, marks: 40, one_in: 50 };
     let handle = world.serving_with(Options { thinning, past_trees: 1, ..world.options() }).await;
     let expected = with_history(&handle, 80).await;
     let before = handle.store().persisted(Revision(0)..=Revision(999), Order::Ascending, usize::MAX).unwrap().len();
@@ -216,7 +216,7 @@ async fn thinned_out_trees_are_re_made_from_those_that_stay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sweeps_beside_writers_and_readers_lose_nothing() {
     let world = World::begun();
-    let thinning = Thinning { all: 5, marks: 20, one_in: 50, sweep_every_marks: 1 };
+    let thinning = Thinning { all: 5, marks: 20, one_in: 50 };
     let options = Options { thinning, sweep_step: 3, past_trees: 2, object_cache_bytes: 2_000, ..world.options() };
     let handle = world.serving_with(options).await;
     let sweeper = std::thread::spawn({
