@@ -1,38 +1,319 @@
-use async_trait::async_trait; use confold_wire::{api::{Api,Stream},pb}; use tonic::Status; use crate::Handle;
-pub struct Service;
-impl Service { pub fn new(_: Vec<Handle>) -> Service { Service } }
-pub fn state(_: crate::ReplicaState) -> pb::State { pb::State::Serving }
+//! Every call of `service Store` over the stores that are open in this process.
+//!
+//! ```text
+//! write   request ─ paths, values, hashes looked up ─▶ Commit ─▶ Handle::submit ─▶ the fold decides ─▶ Decision
+//! read    request ─ which view, which revision ─▶ Reading ─▶ nodes, pages, changes, in the format asked for
+//! ```
+//! What is refused before the log is only what no state of the tree can make right: a path, a value or a mask that the
+//! schema does not allow. Whether something exists, a base or a guard still holds, is for the fold to say: this replica
+//! may lag, and commits of one stream build on one another before they are folded.
+//!
+//! A leaf of the latest revision is read on the calling thread. Whatever may read the store much or re-make a past
+//! tree runs on the blocking pool, and long answers are made piece by piece, each when the one before was taken.
+
+mod at;
+mod diff;
+mod history;
+mod list;
+mod propose;
+mod read;
+mod refusal;
+mod schema;
+mod show;
+mod stream;
+mod tags;
+mod text;
+mod upkeep;
+mod write;
+
+use crate::handle::Handle;
+use async_trait::async_trait;
+use bytes::Bytes;
+use confold_model::ids::Position;
+use confold_model::objects::Objects;
+use confold_wire::api::{Api, Stream};
+use confold_wire::dynamic::Types;
+use confold_wire::pb;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::Status;
+
+pub use refusal::Refusal;
+pub use upkeep::state;
+
+/// The stores of one process, to be called. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    stores: Arc<BTreeMap<Arc<str>, Arc<Served>>>,
+    /// Who calls, as the server knows them; empty where nobody asked.
+    principal: Arc<str>,
+}
+
+/// Bounds on waiting and on the size of answers; everything has a default.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What kind of log the stores stand on, as `Status` shows it: `memory`, `file`, `kafka`.
+    pub log: String,
+    /// How long a call waits where it does not say, and at most.
+    pub deadline: Duration,
+    pub longest_deadline: Duration,
+    /// The biggest answer, and the size at which a stream of answers begins the next one.
+    pub answer_bytes: usize,
+    pub piece_bytes: usize,
+    /// Elements of a page, changes of a diff, rows of a log: where a call does not say, and at most.
+    pub page: Page,
+    pub changes: Page,
+    pub rows: Page,
+    /// Commits in flight on one stream.
+    pub stream_in_flight: usize,
+}
+
+/// A number of things in one answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    pub usual: usize,
+    pub most: usize,
+}
+
+impl Page {
+    /// How many, where 0 says nothing.
+    fn size(self, asked: u64) -> usize {
+        match usize::try_from(asked) {
+            Ok(0) => self.usual,
+            Ok(asked) => asked.min(self.most),
+            Err(_) => self.most,
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            log: String::new(),
+            deadline: Duration::from_secs(10),
+            longest_deadline: Duration::from_secs(600),
+            answer_bytes: 16 << 20,
+            piece_bytes: 1 << 20,
+            page: Page { usual: 100, most: 10_000 },
+            changes: Page { usual: 1_000, most: 10_000 },
+            rows: Page { usual: 50, most: 1_000 },
+            stream_in_flight: 8_192,
+        }
+    }
+}
+
+impl Options {
+    /// A call's own deadline, or the usual one.
+    fn deadline(&self, asked_ms: u32) -> Duration {
+        match asked_ms {
+            0 => self.deadline,
+            ms => Duration::from_millis(ms.into()).min(self.longest_deadline),
+        }
+    }
+}
+
+/// One store and what its calls share.
+struct Served {
+    name: Arc<str>,
+    handle: Handle,
+    objects: Arc<dyn Objects>,
+    options: Options,
+    /// By the position of the schema's event, which names it for good. Small: nearly every call wants the latest.
+    types: Mutex<BTreeMap<Position, Types>>,
+}
+
+/// Schemas whose types are kept ready.
+const TYPES_KEPT: usize = 8;
+
+impl Service {
+    /// Of one or several open stores, each under its own name.
+    pub fn new(stores: Vec<Handle>) -> Service {
+        Service::with_options(stores, Options::default())
+    }
+
+    pub fn with_options(stores: Vec<Handle>, options: Options) -> Service {
+        let served = |handle: Handle| {
+            let name = handle.view().store_name.clone();
+            let types = Mutex::default();
+            let served =
+                Served { name: name.clone(), objects: handle.objects(), options: options.clone(), handle, types };
+            (name, Arc::new(served))
+        };
+        Service { stores: Arc::new(stores.into_iter().map(served).collect()), principal: "".into() }
+    }
+
+    /// The same stores for one caller: the name stands as `principal` on every event that is proposed through it.
+    pub fn acting_as(&self, principal: &str) -> Service {
+        Service { stores: self.stores.clone(), principal: principal.into() }
+    }
+
+    fn store(&self, name: &str) -> Result<Arc<Served>, Refusal> {
+        let found = match name {
+            "" if self.stores.len() == 1 => self.stores.values().next(),
+            name => self.stores.get(name),
+        };
+        found.cloned().ok_or_else(|| self.no_such_store(name))
+    }
+
+    fn no_such_store(&self, name: &str) -> Refusal {
+        let names = self.stores.keys().map(|name| &**name).collect::<Vec<_>>().join(", ");
+        let what = match (name, self.stores.len()) {
+            (_, 0) => "this server has no store".to_owned(),
+            ("", _) => format!("several stores are here, name one of them: {names}"),
+            (name, _) => format!("no store is called {name:?}; there is {names}"),
+        };
+        Refusal::new(confold_model::code::Code::NotFound, what).hint("name a store of this server, as `confold stores` lists them")
+    }
+}
+
+impl Served {
+    fn objects(&self) -> &dyn Objects {
+        &*self.objects
+    }
+
+    /// The dynamic types of a schema, made once.
+    fn types(&self, pushed_at: Position, descriptor_set: &Bytes) -> Result<Types, Refusal> {
+        if let Some(types) = self.types.lock().get(&pushed_at) {
+            return Ok(types.clone());
+        }
+        let types = Types::new(descriptor_set)?;
+        let mut kept = self.types.lock();
+        if kept.len() >= TYPES_KEPT {
+            kept.pop_first();
+        }
+        kept.insert(pushed_at, types.clone());
+        Ok(types)
+    }
+}
+
+/// Runs what may wait for a disk where waiting harms nobody.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // A bug stays the bug of this call: whoever made the call catches it.
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Refusal::new(confold_model::code::Code::Unavailable, "the server is shutting down")),
+        },
+    }
+}
+
 #[async_trait]
 impl Api for Service {
-    async fn commit(&self, _request: pb::CommitRequest) -> Result<pb::Decision, Status> { panic!() }
+    async fn commit(&self, request: pb::CommitRequest) -> Result<pb::Decision, Status> {
+        let served = self.store(&request.store)?;
+        Ok(write::commit(served, self.principal.clone(), request).await?)
+    }
+
     async fn commit_stream(
         &self,
-        _requests: Stream<Result<pb::CommitStreamRequest, Status>>,
-    ) -> Result<Stream<Result<pb::CommitStreamResponse, Status>>, Status> { panic!() }
-    async fn outcome(&self, _request: pb::OutcomeRequest) -> Result<pb::Decision, Status> { panic!() }
-    async fn withdraw(&self, _request: pb::WithdrawRequest) -> Result<pb::Decision, Status> { panic!() }
-    async fn get(&self, _request: pb::GetRequest) -> Result<pb::GetResponse, Status> { panic!() }
-    async fn list(&self, _request: pb::ListRequest) -> Result<pb::ListResponse, Status> { panic!() }
-    async fn list_stream(&self, _request: pb::ListRequest) -> Result<Stream<Result<pb::ListResponse, Status>>, Status> { panic!() }
-    async fn diff(&self, _request: pb::DiffRequest) -> Result<pb::DiffResponse, Status> { panic!() }
-    async fn diff_stream(&self, _request: pb::DiffRequest) -> Result<Stream<Result<pb::DiffResponse, Status>>, Status> { panic!() }
-    async fn log(&self, _request: pb::LogRequest) -> Result<pb::LogResponse, Status> { panic!() }
-    async fn show(&self, _request: pb::ShowRequest) -> Result<pb::ShowResponse, Status> { panic!() }
-    async fn tag(&self, _request: pb::TagRequest) -> Result<pb::Decision, Status> { panic!() }
-    async fn untag(&self, _request: pb::UntagRequest) -> Result<pb::Decision, Status> { panic!() }
-    async fn list_tags(&self, _request: pb::ListTagsRequest) -> Result<pb::ListTagsResponse, Status> { panic!() }
-    async fn push_schema(&self, _request: pb::PushSchemaRequest) -> Result<pb::PushSchemaResponse, Status> { panic!() }
-    async fn get_schema(&self, _request: pb::GetSchemaRequest) -> Result<pb::GetSchemaResponse, Status> { panic!() }
-    async fn prune(&self, _request: pb::PruneRequest) -> Result<pb::Decision, Status> { panic!() }
-    async fn get_retention(&self, _request: pb::GetRetentionRequest) -> Result<pb::GetRetentionResponse, Status> { panic!() }
-    async fn set_retention(&self, _request: pb::SetRetentionRequest) -> Result<pb::Decision, Status> { panic!() }
-    async fn activate(&self, _request: pb::ActivateRequest) -> Result<pb::Decision, Status> { panic!() }
-    async fn set_clock(&self, _request: pb::SetClockRequest) -> Result<pb::Decision, Status> { panic!() }
-    async fn sync(&self, _request: pb::SyncRequest) -> Result<pb::SyncResponse, Status> { panic!() }
-    async fn list_stores(&self, _request: pb::ListStoresRequest) -> Result<pb::ListStoresResponse, Status> { panic!() }
-    async fn status(&self, _request: pb::StatusRequest) -> Result<pb::StatusResponse, Status> { panic!() }
+        requests: Stream<Result<pb::CommitStreamRequest, Status>>,
+    ) -> Result<Stream<Result<pb::CommitStreamResponse, Status>>, Status> {
+        Ok(stream::commits(self.clone(), requests))
+    }
+
+    async fn outcome(&self, request: pb::OutcomeRequest) -> Result<pb::Decision, Status> {
+        Ok(propose::outcome(self.store(&request.store)?, request).await?)
+    }
+
+    async fn withdraw(&self, request: pb::WithdrawRequest) -> Result<pb::Decision, Status> {
+        let served = self.store(&request.store)?;
+        Ok(propose::withdraw(served, self.principal.clone(), request).await?)
+    }
+
+    async fn get(&self, request: pb::GetRequest) -> Result<pb::GetResponse, Status> {
+        Ok(read::get(self.store(&request.store)?, request).await?)
+    }
+
+    async fn list(&self, request: pb::ListRequest) -> Result<pb::ListResponse, Status> {
+        Ok(list::list(self.store(&request.store)?, request).await?)
+    }
+
+    async fn list_stream(&self, request: pb::ListRequest) -> Result<Stream<Result<pb::ListResponse, Status>>, Status> {
+        Ok(list::stream(self.store(&request.store)?, request).await?)
+    }
+
+    async fn diff(&self, request: pb::DiffRequest) -> Result<pb::DiffResponse, Status> {
+        Ok(diff::diff(self.store(&request.store)?, request).await?)
+    }
+
+    async fn diff_stream(&self, request: pb::DiffRequest) -> Result<Stream<Result<pb::DiffResponse, Status>>, Status> {
+        Ok(diff::stream(self.store(&request.store)?, request).await?)
+    }
+
+    async fn log(&self, request: pb::LogRequest) -> Result<pb::LogResponse, Status> {
+        Ok(history::log(self.store(&request.store)?, request).await?)
+    }
+
+    async fn show(&self, request: pb::ShowRequest) -> Result<pb::ShowResponse, Status> {
+        Ok(show::show(self.store(&request.store)?, request).await?)
+    }
+
+    async fn tag(&self, request: pb::TagRequest) -> Result<pb::Decision, Status> {
+        let served = self.store(&request.store)?;
+        Ok(tags::tag(served, self.principal.clone(), request).await?)
+    }
+
+    async fn untag(&self, request: pb::UntagRequest) -> Result<pb::Decision, Status> {
+        let served = self.store(&request.store)?;
+        Ok(tags::untag(served, self.principal.clone(), request).await?)
+    }
+
+    async fn list_tags(&self, request: pb::ListTagsRequest) -> Result<pb::ListTagsResponse, Status> {
+        Ok(tags::list(self.store(&request.store)?, request).await?)
+    }
+
+    async fn push_schema(&self, request: pb::PushSchemaRequest) -> Result<pb::PushSchemaResponse, Status> {
+        let served = self.store(&request.store)?;
+        Ok(schema::push(served, self.principal.clone(), request).await?)
+    }
+
+    async fn get_schema(&self, request: pb::GetSchemaRequest) -> Result<pb::GetSchemaResponse, Status> {
+        Ok(schema::get(self.store(&request.store)?, request).await?)
+    }
+
+    async fn prune(&self, request: pb::PruneRequest) -> Result<pb::Decision, Status> {
+        let served = self.store(&request.store)?;
+        Ok(upkeep::prune(served, self.principal.clone(), request).await?)
+    }
+
+    async fn get_retention(&self, request: pb::GetRetentionRequest) -> Result<pb::GetRetentionResponse, Status> {
+        Ok(upkeep::get_retention(&*self.store(&request.store)?))
+    }
+
+    async fn set_retention(&self, request: pb::SetRetentionRequest) -> Result<pb::Decision, Status> {
+        let served = self.store(&request.store)?;
+        Ok(upkeep::set_retention(served, self.principal.clone(), request).await?)
+    }
+
+    async fn activate(&self, request: pb::ActivateRequest) -> Result<pb::Decision, Status> {
+        let served = self.store(&request.store)?;
+        Ok(upkeep::activate(served, self.principal.clone(), request).await?)
+    }
+
+    async fn set_clock(&self, request: pb::SetClockRequest) -> Result<pb::Decision, Status> {
+        let served = self.store(&request.store)?;
+        Ok(upkeep::set_clock(served, self.principal.clone(), request).await?)
+    }
+
+    async fn sync(&self, request: pb::SyncRequest) -> Result<pb::SyncResponse, Status> {
+        Ok(upkeep::sync(self.store(&request.store)?, request).await?)
+    }
+
+    async fn list_stores(&self, _: pb::ListStoresRequest) -> Result<pb::ListStoresResponse, Status> {
+        Ok(pb::ListStoresResponse { stores: self.stores.values().map(|served| upkeep::row(served)).collect() })
+    }
+
+    async fn status(&self, request: pb::StatusRequest) -> Result<pb::StatusResponse, Status> {
+        Ok(upkeep::status(&*self.store(&request.store)?))
+    }
+
     async fn export_log(
         &self,
-        _request: pb::ExportLogRequest,
-    ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status> { panic!() }
+        request: pb::ExportLogRequest,
+    ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status> {
+        Ok(upkeep::export(self.store(&request.store)?, request).await?)
+    }
 }

@@ -4,7 +4,15 @@ use super::*;
 use crate::event::{Commit, Limits, Operation, OperationKind, RetentionPolicy};
 
 fn record(id: Option<(u64, u8)>, intent: u8, body: Body<'_>) -> Vec<u8> {
-    let id = id.map(|(seen, nonce)| (EventId { seen: Position(seen), nonce: [nonce; 16] }, Hash([intent; 32])));
+    let id = id.map(|(seen, nonce)| {
+        (
+            EventId {
+                seen: Position(seen),
+                nonce: [nonce; 16],
+            },
+            Hash([intent; 32]),
+        )
+    });
     Event {
         format: event::FORMAT,
         incarnation: crate::ids::Incarnation([1; 16]),
@@ -19,7 +27,10 @@ fn record(id: Option<(u64, u8)>, intent: u8, body: Body<'_>) -> Vec<u8> {
 }
 
 fn code(state: &mut State, record: &[u8]) -> Option<Code> {
-    match apply(state, Time(0), record, &crate::objects::NoObjects).unwrap().outcome {
+    match apply(state, Time(0), record, &crate::objects::NoObjects)
+        .unwrap()
+        .outcome
+    {
         Outcome::Rejected(rejection) => Some(rejection.code),
         _ => None,
     }
@@ -47,13 +58,27 @@ fn a_sealed_log_knows_its_ids_and_refuses_all_others_before_their_bodies() {
         path: Path::root(),
         strict: false,
         base: None,
-        kind: OperationKind::Update { value: Vec::new().into(), mask: Vec::new() },
+        kind: OperationKind::Update {
+            value: Vec::new().into(),
+            mask: Vec::new(),
+        },
     };
-    let overlap = || Body::Commit(Commit { guards: Vec::new(), operations: vec![root.clone(), root.clone()] });
+    let overlap = || {
+        Body::Commit(Commit {
+            guards: Vec::new(),
+            operations: vec![root.clone(), root.clone()],
+        })
+    };
     let first = record(Some((0, 1)), 1, overlap());
     let again = apply(&mut state, Time(0), &first, &crate::objects::NoObjects).unwrap();
     assert!(matches!(again.outcome, Outcome::Duplicate(_)));
-    assert_eq!(code(&mut state, &record(Some((0, 1)), 9, overlap())), Some(Code::IdReused));
-    assert_eq!(code(&mut state, &record(Some((0, 2)), 2, overlap())), Some(Code::Sealed));
+    assert_eq!(
+        code(&mut state, &record(Some((0, 1)), 9, overlap())),
+        Some(Code::IdReused)
+    );
+    assert_eq!(
+        code(&mut state, &record(Some((0, 2)), 2, overlap())),
+        Some(Code::Sealed)
+    );
     assert_eq!(code(&mut state, &record(None, 0, Body::Fence)), None);
 }

@@ -11,13 +11,22 @@ fn full() -> State {
     state.digest = Hash([1; 32]);
     state.chain = Hash([2; 32]);
     state.root_message = "a.Root".into();
-    state.limits = Limits { max_event_bytes: 1_000, depth: 64, path_bytes: 100, key_bytes: 10 };
+    state.limits = Limits {
+        max_event_bytes: 1_000,
+        depth: 64,
+        path_bytes: 100,
+        key_bytes: 10,
+    };
     state.window = Window::new(5_000);
     state.trim_replicas = 3;
     state.time = Time(77);
     state.revision = Revision(5);
     state.floor = Revision(1);
-    state.retention = RetentionPolicy { keep_revisions: 2, keep_age_ms: 3, keep_all: false };
+    state.retention = RetentionPolicy {
+        keep_revisions: 2,
+        keep_age_ms: 3,
+        keep_all: false,
+    };
     state.transport_id = [4; 16];
     for revision in 0..5 {
         state.history.append(Hash([revision; 32]));
@@ -42,8 +51,18 @@ fn full() -> State {
 }
 
 fn entry() -> Entry {
-    let id = EventId { seen: Position(8_000), nonce: [9; 16] };
-    Entry { position: Position(8_001), id, intent: [10; 16], outcome: 2, code: 12, revision: Revision(5) }
+    let id = EventId {
+        seen: Position(8_000),
+        nonce: [9; 16],
+    };
+    Entry {
+        position: Position(8_001),
+        id,
+        intent: [10; 16],
+        outcome: 2,
+        code: 12,
+        revision: Revision(5),
+    }
 }
 
 /// `full()` with another window entry.
@@ -77,12 +96,23 @@ fn a_change_of_anything_that_the_fold_reads_changes_the_state_hash() {
         tree: _,
         root: _,
         root_message: _,
-        limits: Limits { max_event_bytes: _, depth: _, path_bytes: _, key_bytes: _ },
+        limits:
+            Limits {
+                max_event_bytes: _,
+                depth: _,
+                path_bytes: _,
+                key_bytes: _,
+            },
         trim_replicas: _,
         time: _,
         revision: _,
         floor: _,
-        retention: RetentionPolicy { keep_revisions: _, keep_age_ms: _, keep_all: _ },
+        retention:
+            RetentionPolicy {
+                keep_revisions: _,
+                keep_age_ms: _,
+                keep_all: _,
+            },
         last_mark: _,
         transport_id: _,
         sealed: _,
@@ -127,28 +157,58 @@ fn a_change_of_anything_that_the_fold_reads_changes_the_state_hash() {
         ("last mark", field(|state| state.last_mark.0 += 1)),
         ("transport", field(|state| state.transport_id[15] ^= 1)),
         ("sealed", field(|state| state.sealed = true)),
-        ("history: one leaf more", field(|state| state.history.append(Hash([1; 32])))),
-        ("history: another peak", field(|state| {
-            let mut peaks = state.history.peaks().to_vec();
-            peaks[0].0[0] ^= 1;
-            state.history = HistoryRange::from_peaks(5, peaks).unwrap();
-        })),
-        ("history: another count", field(|state| {
-            state.history = HistoryRange::from_peaks(6, state.history.peaks().to_vec()).unwrap();
-        })),
-        ("schema: another set", field(|state| state.put_row(member::SCHEMAS, &[0; 8], vec![0x0a, 1, 0]))),
-        ("schema: at another position", field(|state| {
-            state.remove_row(member::SCHEMAS, &[0; 8]);
-            state.put_row(member::SCHEMAS, &[1; 8], vec![0x0a, 0]);
-        })),
+        (
+            "history: one leaf more",
+            field(|state| state.history.append(Hash([1; 32]))),
+        ),
+        (
+            "history: another peak",
+            field(|state| {
+                let mut peaks = state.history.peaks().to_vec();
+                peaks[0].0[0] ^= 1;
+                state.history = HistoryRange::from_peaks(5, peaks).unwrap();
+            }),
+        ),
+        (
+            "history: another count",
+            field(|state| {
+                state.history = HistoryRange::from_peaks(6, state.history.peaks().to_vec()).unwrap();
+            }),
+        ),
+        (
+            "schema: another set",
+            field(|state| state.put_row(member::SCHEMAS, &[0; 8], vec![0x0a, 1, 0])),
+        ),
+        (
+            "schema: at another position",
+            field(|state| {
+                state.remove_row(member::SCHEMAS, &[0; 8]);
+                state.put_row(member::SCHEMAS, &[1; 8], vec![0x0a, 0]);
+            }),
+        ),
         ("level", field(|state| state.put_level(Position(0), 2))),
         ("level: one more", field(|state| state.put_level(Position(1), 1))),
-        ("tag: revision", field(|state| state.put_tag("one", Revision(3), Position(10)))),
-        ("tag: position", field(|state| state.put_tag("one", Revision(2), Position(11)))),
-        ("tag: one more", field(|state| state.put_tag("two", Revision(2), Position(10)))),
+        (
+            "tag: revision",
+            field(|state| state.put_tag("one", Revision(3), Position(10))),
+        ),
+        (
+            "tag: position",
+            field(|state| state.put_tag("one", Revision(2), Position(11))),
+        ),
+        (
+            "tag: one more",
+            field(|state| state.put_tag("two", Revision(2), Position(10))),
+        ),
         ("tag: none", field(|state| state.remove_tag("one"))),
-        ("incarnation", field(|state| state.put_incarnation(Position(0), Incarnation([6; 16])))),
-        ("incarnation: one more", field(|state| state.put_incarnation(Position(9), Incarnation([5; 16])))),
+        (
+            "incarnation",
+            field(|state| state.put_incarnation(Position(0), Incarnation([6; 16]))),
+        ),
+        (
+            "incarnation: one more",
+            field(|state| state.put_incarnation(Position(9), Incarnation([5; 16]))),
+        ),
         ("checkpoint: none", field(|state| state.remove_checkpoint(&[6; 16]))),
     ]
     .into_iter()
@@ -167,15 +227,37 @@ fn a_change_of_anything_that_the_fold_reads_changes_the_state_hash() {
         state
     };
     assert_eq!(mark(8_192, 77, 5).hash(), full().hash());
-    changed.extend([("mark: position", mark(8_193, 77, 5)), ("mark: time", mark(8_192, 78, 5)), ("mark: revision", mark(8_192, 77, 4))]);
     changed.extend([
-        ("checkpoint: replica", with_checkpoint(|row| row.checkpoint.replica[0] = 0)),
-        ("checkpoint: build", with_checkpoint(|row| row.checkpoint.build = "other".into())),
+        ("mark: position", mark(8_193, 77, 5)),
+        ("mark: time", mark(8_192, 78, 5)),
+        ("mark: revision", mark(8_192, 77, 4)),
+    ]);
+    changed.extend([
+        (
+            "checkpoint: replica",
+            with_checkpoint(|row| row.checkpoint.replica[0] = 0),
+        ),
+        (
+            "checkpoint: build",
+            with_checkpoint(|row| row.checkpoint.build = "other".into()),
+        ),
         ("checkpoint: level", with_checkpoint(|row| row.checkpoint.level = 2)),
-        ("checkpoint: its position", with_checkpoint(|row| row.checkpoint.position.0 += 1)),
-        ("checkpoint: chain", with_checkpoint(|row| row.checkpoint.chain.0[0] = 0)),
-        ("checkpoint: state", with_checkpoint(|row| row.checkpoint.state.0[0] = 0)),
-        ("checkpoint: durable", with_checkpoint(|row| row.checkpoint.durable.0 += 1)),
+        (
+            "checkpoint: its position",
+            with_checkpoint(|row| row.checkpoint.position.0 += 1),
+        ),
+        (
+            "checkpoint: chain",
+            with_checkpoint(|row| row.checkpoint.chain.0[0] = 0),
+        ),
+        (
+            "checkpoint: state",
+            with_checkpoint(|row| row.checkpoint.state.0[0] = 0),
+        ),
+        (
+            "checkpoint: durable",
+            with_checkpoint(|row| row.checkpoint.durable.0 += 1),
+        ),
         ("checkpoint: position", with_checkpoint(|row| row.position.0 += 1)),
         ("checkpoint: time", with_checkpoint(|row| row.time.0 += 1)),
     ]);
@@ -211,8 +293,15 @@ fn what_has_left_the_window_is_in_the_state_hash_no_more() {
         state.window = Window::new(5_000);
         // 9,000 - 5,000 is outside, one later is inside.
         for position in [3_999, 4_000] {
-            let id = EventId { seen: Position(seen), nonce: [position as u8; 16] };
-            state.window.insert(Entry { position: Position(position), id, ..entry() });
+            let id = EventId {
+                seen: Position(seen),
+                nonce: [position as u8; 16],
+            };
+            state.window.insert(Entry {
+                position: Position(position),
+                id,
+                ..entry()
+            });
         }
         state.window.insert(entry());
         state.hash()

@@ -2,9 +2,7 @@
 
 use crate::naive::{item, num, text};
 use crate::support::{Envelope, LOG_ID, commit, genesis, path, put, schema, schema_body, small_limits};
-use confold_model::event::{
-    Base, Body, Checkpoint, Commit, Expect, Guard, Operation, OperationKind, RetentionPolicy,
-};
+use confold_model::event::{Base, Body, Checkpoint, Commit, Expect, Guard, Operation, OperationKind, RetentionPolicy};
 use confold_model::ids::{EventId, Hash, Position, Revision};
 use confold_model::node;
 use confold_model::objects::Objects;
@@ -18,10 +16,30 @@ pub const WINDOW: u64 = 12;
 
 /// Few paths, so that acts meet; every kind of node and container is among them.
 const PATHS: [&str; 24] = [
-    "/", "/health", "/health/probes/1", "/health/probes/0", "/health/probes", "/devices", "/devices/a", "/devices/b",
-    "/devices/k03", "/devices/k17", "/devices/a/ports", "/devices/a/ports/1", "/devices/a/ports/2", "/devices/a/health",
-    "/devices/a/health/probes/1", "/devices/k03/ports/1", "/spares", "/spares/a", "/groups/-1", "/groups/5",
-    "/groups/5/groups/5", "/groups/5/groups", "/servers", "/groups",
+    "/",
+    "/health",
+    "/health/probes/1",
+    "/health/probes/0",
+    "/health/probes",
+    "/devices",
+    "/devices/a",
+    "/devices/b",
+    "/devices/k03",
+    "/devices/k17",
+    "/devices/a/ports",
+    "/devices/a/ports/1",
+    "/devices/a/ports/2",
+    "/devices/a/health",
+    "/devices/a/health/probes/1",
+    "/devices/k03/ports/1",
+    "/spares",
+    "/spares/a",
+    "/groups/-1",
+    "/groups/5",
+    "/groups/5/groups/5",
+    "/groups/5/groups",
+    "/servers",
+    "/groups",
 ];
 
 #[derive(Clone, Debug)]
@@ -40,18 +58,36 @@ pub struct Step {
 
 #[derive(Clone, Debug)]
 enum Act {
-    Commit { guards: Vec<GuardPick>, operations: Vec<Pick> },
+    Commit {
+        guards: Vec<GuardPick>,
+        operations: Vec<Pick>,
+    },
     /// Replaces a container by this many elements.
-    Fill { count: u8, spares: bool },
-    Tag { name: u8, revision: u64 },
+    Fill {
+        count: u8,
+        spares: bool,
+    },
+    Tag {
+        name: u8,
+        revision: u64,
+    },
     Untag(Vec<u8>),
     Retention(RetentionPolicy),
     Prune(Option<u64>),
-    Withdraw { of: Option<prop::sample::Index>, behind: i64 },
+    Withdraw {
+        of: Option<prop::sample::Index>,
+        behind: i64,
+    },
     Activation(u32),
     Clock,
-    Mark { right: bool },
-    Checkpoint { replica: u8, behind: i64, level: u32 },
+    Mark {
+        right: bool,
+    },
+    Checkpoint {
+        replica: u8,
+        behind: i64,
+        level: u32,
+    },
     Fence,
     Later(u8),
     Resend(prop::sample::Index),
@@ -89,7 +125,11 @@ enum BasePick {
 /// As many cases as `PROPTEST_CASES` asks for, else few enough for every day.
 pub fn cases(everyday: u32) -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
-    ProptestConfig { cases: asked.unwrap_or(everyday), failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig {
+        cases: asked.unwrap_or(everyday),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 pub fn steps(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Step>> {
@@ -103,7 +143,13 @@ fn step() -> impl Strategy<Value = Step> {
     let later = prop_oneof![4 => 0i64..60, 1 => -80i64..0, 1 => Just(40 * 24 * 3_600_000i64)];
     (later, behind, id_of, any::<bool>(), rarely(6), rarely(25), act()).prop_map(
         |(later, behind, id_of, intent_of, principal, foreign, act)| Step {
-            later, behind, id_of, intent_of, principal, foreign, act,
+            later,
+            behind,
+            id_of,
+            intent_of,
+            principal,
+            foreign,
+            act,
         },
     )
 }
@@ -112,11 +158,12 @@ fn act() -> impl Strategy<Value = Act> {
     let index = any::<prop::sample::Index>;
     let operations = prop_oneof![1 => prop::collection::vec(pick(), 0..1), 30 => prop::collection::vec(pick(), 1..4)];
     let guards = prop_oneof![5 => prop::collection::vec(guard(), 0..1), 1 => prop::collection::vec(guard(), 1..3)];
-    let policy = (0u64..4, -1i64..200, any::<bool>()).prop_map(|(keep_revisions, keep_age_ms, keep_all)| RetentionPolicy {
-        keep_revisions,
-        keep_age_ms: if keep_age_ms % 20 == 0 { 0 } else { keep_age_ms },
-        keep_all,
-    });
+    let policy =
+        (0u64..4, -1i64..200, any::<bool>()).prop_map(|(keep_revisions, keep_age_ms, keep_all)| RetentionPolicy {
+            keep_revisions,
+            keep_age_ms: if keep_age_ms % 20 == 0 { 0 } else { keep_age_ms },
+            keep_all,
+        });
     prop_oneof![
         30 => (guards, operations).prop_map(|(guards, operations)| Act::Commit { guards, operations }),
         3 => (0u8..40, any::<bool>()).prop_map(|(count, spares)| Act::Fill { count, spares }),
@@ -148,8 +195,24 @@ fn pick() -> impl Strategy<Value = Pick> {
         5 => any::<prop::sample::Index>().prop_map(BasePick::Tree),
     ];
     let fault = prop_oneof![12 => Just(0u8), 1 => 1u8..6];
-    (0..PATHS.len(), 0u8..5, prop::bool::weighted(0.15), prop::option::weighted(0.35, base), 0u8..8, any::<[u8; 6]>(), fault)
-        .prop_map(|(path, kind, strict, base, mask, dice, fault)| Pick { path, kind, strict, base, mask, dice, fault })
+    (
+        0..PATHS.len(),
+        0u8..5,
+        prop::bool::weighted(0.15),
+        prop::option::weighted(0.35, base),
+        0u8..8,
+        any::<[u8; 6]>(),
+        fault,
+    )
+        .prop_map(|(path, kind, strict, base, mask, dice, fault)| Pick {
+            path,
+            kind,
+            strict,
+            base,
+            mask,
+            dice,
+            fault,
+        })
 }
 
 /// Turns steps into records.
@@ -162,7 +225,12 @@ pub struct Writer {
 
 impl Writer {
     pub fn new() -> Writer {
-        Writer { time: 1_000, nonce: 0, sent: Vec::new(), trees: vec![Tree::empty()] }
+        Writer {
+            time: 1_000,
+            nonce: 0,
+            sent: Vec::new(),
+            trees: vec![Tree::empty()],
+        }
     }
 
     /// The first records of a log: genesis, schema, and content where it is wanted.
@@ -173,9 +241,19 @@ impl Writer {
             let health = |field| item(field, &[text(1, b"ok"), item(2, &num(1, 1))].concat());
             let ports = [item(8, &num(1, 1)), item(8, &[num(1, 2), text(3, b"s")].concat())].concat();
             let a = [text(1, b"a"), text(2, b"label"), ports, health(9)].concat();
-            let many: Vec<u8> = (0..20).flat_map(|n| item(2, &text(1, format!("k{n:02}").as_bytes()))).collect();
+            let many: Vec<u8> = (0..20)
+                .flat_map(|n| item(2, &text(1, format!("k{n:02}").as_bytes())))
+                .collect();
             let groups = item(3, &[num(1, 5), item(3, &num(1, 5))].concat());
-            let value = [item(2, &a), many, groups, health(4), item(5, &text(1, b"x")), item(6, &text(1, b"a"))].concat();
+            let value = [
+                item(2, &a),
+                many,
+                groups,
+                health(4),
+                item(5, &text(1, b"x")),
+                item(6, &text(1, b"a")),
+            ]
+            .concat();
             records.push(Envelope::new(1, 0xed).record(commit(vec![put("/", value)])));
         }
         records.into_iter().map(|record| (self.time, record)).collect()
@@ -195,28 +273,55 @@ impl Writer {
             }),
             Act::Fill { count, spares } => {
                 let (field, at) = if *spares { (6, "/spares") } else { (2, "/devices") };
-                let elements: Vec<u8> = (0..*count).flat_map(|n| item(field, &text(1, format!("k{n:02}").as_bytes()))).collect();
+                let elements: Vec<u8> = (0..*count)
+                    .flat_map(|n| item(field, &text(1, format!("k{n:02}").as_bytes())))
+                    .collect();
                 let kind = OperationKind::Replace { value: elements.into() };
-                let operation = Operation { path: path(at), strict: false, base: None, kind };
-                Body::Commit(Commit { guards: Vec::new(), operations: vec![operation] })
+                let operation = Operation {
+                    path: path(at),
+                    strict: false,
+                    base: None,
+                    kind,
+                };
+                Body::Commit(Commit {
+                    guards: Vec::new(),
+                    operations: vec![operation],
+                })
             }
-            Act::Tag { name, revision } => Body::Tag { name: tag_name(*name).into(), revision: Revision(*revision) },
+            Act::Tag { name, revision } => Body::Tag {
+                name: tag_name(*name).into(),
+                revision: Revision(*revision),
+            },
             Act::Untag(names) => {
                 let mut names = names.clone();
                 names.dedup();
-                Body::Untag { names: names.iter().map(|name| tag_name(*name).into()).collect() }
+                Body::Untag {
+                    names: names.iter().map(|name| tag_name(*name).into()).collect(),
+                }
             }
             Act::Retention(policy) => Body::Retention(*policy),
-            Act::Prune(floor) => Body::Prune { floor: floor.map(Revision) },
+            Act::Prune(floor) => Body::Prune {
+                floor: floor.map(Revision),
+            },
             Act::Withdraw { of, behind } => {
-                let met = of.as_ref().filter(|_| !self.sent.is_empty()).map(|of| self.sent[of.index(self.sent.len())].0);
-                Body::Withdraw { id: met.unwrap_or_else(|| EventId { seen: at(*behind), nonce: self.mint() }) }
+                let met = of
+                    .as_ref()
+                    .filter(|_| !self.sent.is_empty())
+                    .map(|of| self.sent[of.index(self.sent.len())].0);
+                Body::Withdraw {
+                    id: met.unwrap_or_else(|| EventId {
+                        seen: at(*behind),
+                        nonce: self.mint(),
+                    }),
+                }
             }
             Act::Activation(level) => Body::Activation { level: *level },
             Act::Clock => Body::Clock,
             Act::Mark { right } => {
                 let Position(last) = state.last_mark();
-                Body::Mark { last_mark: Position(if *right { last } else { last + 1 }) }
+                Body::Mark {
+                    last_mark: Position(if *right { last } else { last + 1 }),
+                }
             }
             Act::Checkpoint { replica, behind, level } => Body::Checkpoint(Checkpoint {
                 replica: [*replica; 16],
@@ -228,7 +333,9 @@ impl Writer {
                 durable: at(*behind),
             }),
             Act::Fence => Body::Fence,
-            Act::Later(which) => Body::Later { name: ["trim", "policy", "seal", "open"][usize::from(*which)] },
+            Act::Later(which) => Body::Later {
+                name: ["trim", "policy", "seal", "open"][usize::from(*which)],
+            },
             Act::Resend(_) if self.sent.is_empty() => Body::Fence,
             Act::Resend(which) => return (self.time, self.sent[which.index(self.sent.len())].2.clone()),
             Act::SchemaAgain => schema_body(),
@@ -238,10 +345,17 @@ impl Writer {
         };
         let mut envelope = Envelope::without_id();
         if !body.is_housekeeping() {
-            let earlier = step.id_of.as_ref().filter(|_| !self.sent.is_empty()).map(|of| self.sent[of.index(self.sent.len())].clone());
+            let earlier = step
+                .id_of
+                .as_ref()
+                .filter(|_| !self.sent.is_empty())
+                .map(|of| self.sent[of.index(self.sent.len())].clone());
             envelope.id = Some(match &earlier {
                 Some((id, ..)) => *id,
-                None => EventId { seen: at(step.behind), nonce: self.mint() },
+                None => EventId {
+                    seen: at(step.behind),
+                    nonce: self.mint(),
+                },
             });
             envelope.intent = match earlier {
                 Some((_, intent, _)) if step.intent_of => intent,
@@ -298,7 +412,10 @@ impl Writer {
             schema().check_mask(ty, mask).is_ok()
         };
         let kind = match (pick.kind, container) {
-            (0, false) | (0, true) => OperationKind::Update { value, mask: if known(&mask) { mask } else { Vec::new() } },
+            (0, false) | (0, true) => OperationKind::Update {
+                value,
+                mask: if known(&mask) { mask } else { Vec::new() },
+            },
             (1, _) => OperationKind::Add { value },
             (2, false) => OperationKind::Put { value },
             (3, _) | (2, true) => OperationKind::Replace { value },
@@ -309,7 +426,12 @@ impl Writer {
             BasePick::Nonsense => Base::Hash(Hash::of(b"nonsense")),
             BasePick::Tree(index) => base_of(self.tree(index), &at, &kind, objects).map_or(Base::Absent, Base::Hash),
         });
-        Operation { path: at, strict: pick.strict, base, kind }
+        Operation {
+            path: at,
+            strict: pick.strict,
+            base,
+            kind,
+        }
     }
 }
 
@@ -321,11 +443,17 @@ fn tag_name(pick: u8) -> String {
 fn base_of(tree: &Tree, path: &Path, kind: &OperationKind<'_>, objects: &dyn Objects) -> Option<Hash> {
     match (schema().resolve(path).unwrap(), kind) {
         (Target::Container { .. }, _) => tree.container_hash(path, objects).unwrap(),
-        (Target::Node { ty, .. }, OperationKind::Update { mask, .. }) if !mask.is_empty() => match tree.node(path, objects).unwrap() {
-            Lookup::Found(node) => Some(node::data_hash(&schema().masked(ty, node.config(objects).unwrap(), mask))),
-            Lookup::Default => Some(node::data_hash(&[])),
-            Lookup::Absent { .. } => None,
-        },
+        (Target::Node { ty, .. }, OperationKind::Update { mask, .. }) if !mask.is_empty() => {
+            match tree.node(path, objects).unwrap() {
+                Lookup::Found(node) => Some(node::data_hash(&schema().masked(
+                    ty,
+                    node.config(objects).unwrap(),
+                    mask,
+                ))),
+                Lookup::Default => Some(node::data_hash(&[])),
+                Lookup::Absent { .. } => None,
+            }
+        }
         (_, OperationKind::Update { .. }) => tree.data_hash(path, objects).unwrap(),
         _ => tree.subtree_hash(path, objects).unwrap(),
     }
@@ -349,33 +477,67 @@ fn value(path: &Path, pick: &Pick, container: bool) -> Vec<u8> {
             (_, true) => {
                 let number = bytes[..].try_into().map_or(0, u32::from_be_bytes);
                 let signed = fields.iter().all(|field| *field == 3);
-                num(1, if signed { (number ^ 0x8000_0000) as i32 as i64 as u64 } else { number.into() })
+                num(
+                    1,
+                    if signed {
+                        (number ^ 0x8000_0000) as i32 as i64 as u64
+                    } else {
+                        number.into()
+                    },
+                )
             }
         }
     };
     let with_children = matches!(pick.kind, 1..=3) || roll(16) == 0;
     let ports = |field: u32, roll: &mut dyn FnMut(u8) -> u8| -> Vec<u8> {
         let numbers: &[u64] = [&[][..], &[1], &[0, 1], &[1, 2, 300], &[1, 1]][usize::from(roll(16).min(4))];
-        if with_children { numbers.iter().flat_map(|number| item(field, &[num(1, *number), text(3, b"s")].concat())).collect() } else { Vec::new() }
+        if with_children {
+            numbers
+                .iter()
+                .flat_map(|number| item(field, &[num(1, *number), text(3, b"s")].concat()))
+                .collect()
+        } else {
+            Vec::new()
+        }
     };
     let mut value = match (&fields[..], container) {
         ([], _) => {
-            let health = if with_children && roll(3) == 0 { item(4, &text(1, b"ok")) } else { Vec::new() };
+            let health = if with_children && roll(3) == 0 {
+                item(4, &text(1, b"ok"))
+            } else {
+                Vec::new()
+            };
             [text(1, word(&mut roll)), health].concat()
         }
         ([4] | [2, 9], _) => [text(1, word(&mut roll)), ports(2, &mut roll)].concat(),
         ([2 | 6], false) => {
-            let address = if roll(2) == 0 { item(6, &text(3, word(&mut roll))) } else { Vec::new() };
-            let health = if with_children && roll(3) == 0 { item(9, &text(1, b"ok")) } else { Vec::new() };
-            let plain = [key(false), text(2, word(&mut roll)), num(3, roll(3).into()), text(4, word(&mut roll)), address];
+            let address = if roll(2) == 0 {
+                item(6, &text(3, word(&mut roll)))
+            } else {
+                Vec::new()
+            };
+            let health = if with_children && roll(3) == 0 {
+                item(9, &text(1, b"ok"))
+            } else {
+                Vec::new()
+            };
+            let plain = [
+                key(false),
+                text(2, word(&mut roll)),
+                num(3, roll(3).into()),
+                text(4, word(&mut roll)),
+                address,
+            ];
             [plain.concat(), ports(8, &mut roll), health].concat()
         }
         ([.., 3], false) => [key(true), text(2, word(&mut roll))].concat(),
         ([.., 8 | 2], false) => [key(true), text(2, word(&mut roll)), text(3, word(&mut roll))].concat(),
-        ([5], _) => (0..roll(4)).flat_map(|n| item(5, &text(1, words[usize::from(n)].as_bytes()))).collect(),
-        ([.., field @ (2 | 6)], true) if fields.len() == 1 => {
-            (0..roll(4)).flat_map(|n| item(*field, &text(1, [b'a' + n].as_slice()))).collect()
-        }
+        ([5], _) => (0..roll(4))
+            .flat_map(|n| item(5, &text(1, words[usize::from(n)].as_bytes())))
+            .collect(),
+        ([.., field @ (2 | 6)], true) if fields.len() == 1 => (0..roll(4))
+            .flat_map(|n| item(*field, &text(1, [b'a' + n].as_slice())))
+            .collect(),
         ([.., field], _) => (1..1 + roll(4)).flat_map(|n| item(*field, &num(1, n.into()))).collect(),
     };
     match pick.fault {

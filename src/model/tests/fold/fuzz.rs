@@ -18,7 +18,12 @@ fn begun() -> (State, Writer) {
     let mut writer = Writer::new();
     let mut state = State::new();
     for (time, record) in writer.begin(true) {
-        assert_eq!(fold::apply(&mut state, Time(time), &record, &NoObjects).unwrap().outcome, Outcome::Accepted);
+        assert_eq!(
+            fold::apply(&mut state, Time(time), &record, &NoObjects)
+                .unwrap()
+                .outcome,
+            Outcome::Accepted
+        );
     }
     (state, writer)
 }
@@ -35,8 +40,14 @@ fn check_refusal(before: &State, after: &mut State, time: i64, applied: &Applied
     let nothing = fold::apply(&mut beside, Time(time), &fence, &NoObjects).unwrap();
     prop_assert_eq!(nothing.outcome, Outcome::Unchanged);
     for ((number, expected), (_, found)) in beside.members().into_iter().zip(after.members()) {
-        let may_differ = matches!(number, member::DIGEST | member::CHAIN) || (number == member::WINDOW && applied.id.is_some());
-        prop_assert!(may_differ || expected == found, "member {} changed: {:?}", number, applied.outcome);
+        let may_differ =
+            matches!(number, member::DIGEST | member::CHAIN) || (number == member::WINDOW && applied.id.is_some());
+        prop_assert!(
+            may_differ || expected == found,
+            "member {} changed: {:?}",
+            number,
+            applied.outcome
+        );
     }
     prop_assert_eq!(after.tree().root(), after.root());
     Ok(())
@@ -88,8 +99,15 @@ struct Failing {
 
 impl Objects for Failing {
     fn object(&self, hash: &Hash) -> Result<Bytes, ObjectsError> {
-        if self.reads_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
-            return Err(ObjectsError { hash: *hash, cause: ObjectsErrorCause::Unavailable("the disk is away".into()) });
+        if self
+            .reads_left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+            .is_err()
+        {
+            return Err(ObjectsError {
+                hash: *hash,
+                cause: ObjectsErrorCause::Unavailable("the disk is away".into()),
+            });
         }
         self.objects.object(hash)
     }

@@ -2,7 +2,9 @@
 
 mod acts;
 mod fuzz;
+mod golden;
 mod naive;
 mod order;
 mod properties;
 mod support;
+mod tables;

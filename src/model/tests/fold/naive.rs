@@ -79,7 +79,10 @@ fn children(ty: Type) -> &'static [(u32, Kind, Type)] {
 }
 
 fn child(ty: Type, field: u32) -> Option<(Kind, Type)> {
-    children(ty).iter().find(|(number, ..)| *number == field).map(|(_, kind, ty)| (*kind, *ty))
+    children(ty)
+        .iter()
+        .find(|(number, ..)| *number == field)
+        .map(|(_, kind, ty)| (*kind, *ty))
 }
 
 /// The wire type of a plain field, where there is one.
@@ -110,17 +113,30 @@ pub fn varint(mut value: u64) -> Vec<u8> {
 
 /// A number, absent when it is 0.
 pub fn num(field: u32, value: u64) -> Vec<u8> {
-    if value == 0 { Vec::new() } else { [varint(u64::from(field) * 8), varint(value)].concat() }
+    if value == 0 {
+        Vec::new()
+    } else {
+        [varint(u64::from(field) * 8), varint(value)].concat()
+    }
 }
 
 /// Bytes, present also when empty.
 pub fn item(field: u32, bytes: &[u8]) -> Vec<u8> {
-    [varint(u64::from(field) * 8 + 2), varint(bytes.len() as u64), bytes.to_vec()].concat()
+    [
+        varint(u64::from(field) * 8 + 2),
+        varint(bytes.len() as u64),
+        bytes.to_vec(),
+    ]
+    .concat()
 }
 
 /// Bytes, absent when empty.
 pub fn text(field: u32, bytes: &[u8]) -> Vec<u8> {
-    if bytes.is_empty() { Vec::new() } else { item(field, bytes) }
+    if bytes.is_empty() {
+        Vec::new()
+    } else {
+        item(field, bytes)
+    }
 }
 
 struct Field<'a> {
@@ -161,19 +177,31 @@ fn fields(mut rest: &[u8]) -> Option<Vec<Field<'_>>> {
             _ => return None,
         }
         let record = &start[..start.len() - rest.len()];
-        fields.push(Field { number: (tag / 8) as u32, wire_type: tag % 8, value, bytes, record });
+        fields.push(Field {
+            number: (tag / 8) as u32,
+            wire_type: tag % 8,
+            value,
+            bytes,
+            record,
+        });
     }
     Some(fields)
 }
 
 fn number_of(message: &[u8], field: u32) -> u64 {
     let fields = fields(message).unwrap();
-    fields.iter().find(|found| found.number == field).map_or(0, |found| found.value)
+    fields
+        .iter()
+        .find(|found| found.number == field)
+        .map_or(0, |found| found.value)
 }
 
 fn bytes_of(message: &[u8], field: u32) -> &[u8] {
     let fields = fields(message).unwrap();
-    fields.iter().find(|found| found.number == field).map_or(&[], |found| found.bytes)
+    fields
+        .iter()
+        .find(|found| found.number == field)
+        .map_or(&[], |found| found.bytes)
 }
 
 fn has(message: &[u8], field: u32) -> bool {
@@ -233,8 +261,15 @@ fn container_hash(tree: &Tree, ty: Type, owner: &Steps, field: u32) -> Hash {
 /// Keys ascend; an empty map has 32 zero bytes.
 pub fn map_hash(elements: &[(Vec<u8>, Hash)]) -> Hash {
     let nibbles = |key: &Vec<u8>| key.iter().flat_map(|byte| [byte / 16, byte % 16]).collect::<Vec<u8>>();
-    let with_nibbles: Vec<_> = elements.iter().map(|(key, value)| (nibbles(key), key.clone(), *value)).collect();
-    if elements.is_empty() { [0; 32] } else { part_hash(&with_nibbles, 0) }
+    let with_nibbles: Vec<_> = elements
+        .iter()
+        .map(|(key, value)| (nibbles(key), key.clone(), *value))
+        .collect();
+    if elements.is_empty() {
+        [0; 32]
+    } else {
+        part_hash(&with_nibbles, 0)
+    }
 }
 
 fn part_hash(elements: &[(Vec<u8>, Vec<u8>, Hash)], consumed: usize) -> Hash {
@@ -246,7 +281,12 @@ fn part_hash(elements: &[(Vec<u8>, Vec<u8>, Hash)], consumed: usize) -> Hash {
         return hash(&[&bucket]);
     }
     let (first, last) = (&elements[0].0[consumed..], &elements[elements.len() - 1].0[consumed..]);
-    let skipped: Vec<u8> = first.iter().zip(last).take_while(|(a, b)| a == b).map(|(a, _)| *a).collect();
+    let skipped: Vec<u8> = first
+        .iter()
+        .zip(last)
+        .take_while(|(a, b)| a == b)
+        .map(|(a, _)| *a)
+        .collect();
     let mut inner = [vec![2], varint(skipped.len() as u64)].concat();
     inner.extend(skipped.chunks(2).map(|pair| pair[0] * 16 + pair.get(1).unwrap_or(&0)));
     let at = consumed + skipped.len();
@@ -255,13 +295,26 @@ fn part_hash(elements: &[(Vec<u8>, Vec<u8>, Hash)], consumed: usize) -> Hash {
         None => inner.push(0),
     }
     let branches: Vec<(u8, Vec<_>)> = (0..16)
-        .map(|nibble| (nibble, elements.iter().filter(|(nibbles, ..)| nibbles.get(at) == Some(&nibble)).cloned().collect()))
+        .map(|nibble| {
+            (
+                nibble,
+                elements
+                    .iter()
+                    .filter(|(nibbles, ..)| nibbles.get(at) == Some(&nibble))
+                    .cloned()
+                    .collect(),
+            )
+        })
         .filter(|(_, below): &(u8, Vec<_>)| !below.is_empty())
         .collect();
     let bitmap = branches.iter().map(|(nibble, _)| 1u16 << nibble).sum::<u16>();
     inner.extend(bitmap.to_be_bytes());
-    branches.iter().for_each(|(_, below)| inner.extend(varint(below.len() as u64)));
-    branches.iter().for_each(|(_, below)| inner.extend(part_hash(below, at + 1)));
+    branches
+        .iter()
+        .for_each(|(_, below)| inner.extend(varint(below.len() as u64)));
+    branches
+        .iter()
+        .for_each(|(_, below)| inner.extend(part_hash(below, at + 1)));
     hash(&[&inner])
 }
 
@@ -284,7 +337,11 @@ fn split_into(ty: Type, value: &[u8], at: &Steps, tree: &mut Tree, weaker: &mut 
     let (mut last_field, mut last_key, mut index) = (0, None, 0u32);
     for field in fields(value).ok_or(NOT_CANONICAL)? {
         let repeated = matches!(child(ty, field.number), Some((Kind::Keyed | Kind::List, _)));
-        let wire_type = if child(ty, field.number).is_some() { 2 } else { plain_field(ty, field.number).ok_or(UNKNOWN_FIELD)? };
+        let wire_type = if child(ty, field.number).is_some() {
+            2
+        } else {
+            plain_field(ty, field.number).ok_or(UNKNOWN_FIELD)?
+        };
         if field.wire_type != wire_type {
             return Err(NOT_CANONICAL);
         }
@@ -350,13 +407,22 @@ fn read_only(ty: Type, config: &[u8]) -> Vec<Vec<u8>> {
 
 /// Masks of this model name fields of the message itself.
 fn masked(config: &[u8], mask: &[u32]) -> Vec<u8> {
-    fields(config).unwrap().iter().filter(|field| mask.contains(&field.number)).flat_map(|field| field.record).copied().collect()
+    fields(config)
+        .unwrap()
+        .iter()
+        .filter(|field| mask.contains(&field.number))
+        .flat_map(|field| field.record)
+        .copied()
+        .collect()
 }
 
 fn merge_masked(old: &[u8], new: &[u8], mask: &[u32]) -> Vec<u8> {
     let (old, new) = (fields(old).unwrap(), fields(new).unwrap());
-    let mut all: Vec<&Field<'_>> =
-        old.iter().filter(|field| !mask.contains(&field.number)).chain(new.iter().filter(|field| mask.contains(&field.number))).collect();
+    let mut all: Vec<&Field<'_>> = old
+        .iter()
+        .filter(|field| !mask.contains(&field.number))
+        .chain(new.iter().filter(|field| mask.contains(&field.number)))
+        .collect();
     all.sort_by_key(|field| field.number);
     all.iter().flat_map(|field| field.record).copied().collect()
 }
@@ -364,21 +430,42 @@ fn merge_masked(old: &[u8], new: &[u8], mask: &[u32]) -> Vec<u8> {
 // Section 4: what an event does.
 
 enum Target {
-    Node { ty: Type, keyed: bool },
-    Container { parent: Type, kind: Kind, ty: Type, field: u32 },
+    Node {
+        ty: Type,
+        keyed: bool,
+    },
+    Container {
+        parent: Type,
+        kind: Kind,
+        ty: Type,
+        field: u32,
+    },
 }
 
 fn resolve(path: &Steps) -> Result<Target, u16> {
-    let mut target = Target::Node { ty: Type::Root, keyed: false };
+    let mut target = Target::Node {
+        ty: Type::Root,
+        keyed: false,
+    };
     for (field, key) in path {
-        let Target::Node { ty, .. } = target else { return Err(IS_A_CONTAINER) };
+        let Target::Node { ty, .. } = target else {
+            return Err(IS_A_CONTAINER);
+        };
         let (kind, inner) = child(ty, *field).ok_or(NOT_FOUND)?;
         target = match (kind, key) {
-            (Kind::Single, None) => Target::Node { ty: inner, keyed: false },
+            (Kind::Single, None) => Target::Node {
+                ty: inner,
+                keyed: false,
+            },
             (Kind::Single, Some(_)) => return Err(NOT_A_CONTAINER),
             (Kind::List, Some(_)) => return Err(NOT_KEYED),
             (Kind::Keyed, Some(_)) => Target::Node { ty: inner, keyed: true },
-            (_, None) => Target::Container { parent: ty, kind, ty: inner, field: *field },
+            (_, None) => Target::Container {
+                parent: ty,
+                kind,
+                ty: inner,
+                field: *field,
+            },
         };
     }
     Ok(target)
@@ -387,13 +474,25 @@ fn resolve(path: &Steps) -> Result<Target, u16> {
 fn steps(message: &[u8]) -> Steps {
     let steps = fields(message).unwrap();
     let steps = steps.iter().filter(|field| field.number == 1);
-    steps.map(|step| (number_of(step.bytes, 1) as u32, has(step.bytes, 2).then(|| bytes_of(step.bytes, 2).to_vec()))).collect()
+    steps
+        .map(|step| {
+            (
+                number_of(step.bytes, 1) as u32,
+                has(step.bytes, 2).then(|| bytes_of(step.bytes, 2).to_vec()),
+            )
+        })
+        .collect()
 }
 
 /// Whether what `above` names takes `below` with it.
 fn covers(above: &Steps, below: &Steps) -> bool {
-    let Some((last, owner)) = above.split_last() else { return true };
-    below.starts_with(owner) && below.get(owner.len()).is_some_and(|step| step == last || (last.1.is_none() && step.0 == last.0))
+    let Some((last, owner)) = above.split_last() else {
+        return true;
+    };
+    below.starts_with(owner)
+        && below
+            .get(owner.len())
+            .is_some_and(|step| step == last || (last.1.is_none() && step.0 == last.0))
 }
 
 fn exists(tree: &Tree, path: &[(u32, Option<Vec<u8>>)]) -> bool {
@@ -402,7 +501,11 @@ fn exists(tree: &Tree, path: &[(u32, Option<Vec<u8>>)]) -> bool {
 
 fn commit(before: &Tree, commit: &[u8]) -> Result<Tree, u16> {
     let parts = fields(commit).unwrap();
-    let operations: Vec<&[u8]> = parts.iter().filter(|part| part.number == 2).map(|part| part.bytes).collect();
+    let operations: Vec<&[u8]> = parts
+        .iter()
+        .filter(|part| part.number == 2)
+        .map(|part| part.bytes)
+        .collect();
     let paths: Vec<Steps> = operations.iter().map(|operation| steps(operation)).collect();
     for (index, path) in paths.iter().enumerate() {
         for (other_index, other) in paths.iter().enumerate() {
@@ -432,13 +535,19 @@ fn check_guard(tree: &Tree, guard: &[u8]) -> Result<(), u16> {
             }
             let owner = path[..path.len() - 1].to_vec();
             let owner_there = exists(tree, &owner);
-            (bytes_of(guard, 4), owner_there.then(|| container_hash(tree, ty, &owner, field)))
+            (
+                bytes_of(guard, 4),
+                owner_there.then(|| container_hash(tree, ty, &owner, field)),
+            )
         }
         Target::Node { .. } if has(guard, 4) => return Err(NOT_A_CONTAINER),
         Target::Node { ty, .. } if has(guard, 2) => (bytes_of(guard, 2), there.then(|| node_hash(tree, ty, &path))),
         Target::Node { .. } if has(guard, 3) => {
             let empty = Vec::new();
-            (bytes_of(guard, 3), there.then(|| data_hash(tree.get(&path).unwrap_or(&empty))))
+            (
+                bytes_of(guard, 3),
+                there.then(|| data_hash(tree.get(&path).unwrap_or(&empty))),
+            )
         }
         Target::Node { ty, .. } => (&[][..], there.then(|| node_hash(tree, ty, &path))),
     };
@@ -471,7 +580,12 @@ fn operate(before: &Tree, after: &mut Tree, operation: &[u8], path: &Steps) -> R
     let value = bytes_of(bytes_of(operation, kind), 1);
     let there = exists(before, path);
     let (ty, keyed) = match resolve(path)? {
-        Target::Container { parent, kind, ty, field } if replace => {
+        Target::Container {
+            parent,
+            kind,
+            ty,
+            field,
+        } if replace => {
             return replace_container(before, after, path, (parent, kind, ty, field), value, strict, base);
         }
         Target::Container { .. } if update => return Err(IS_A_CONTAINER),
@@ -496,7 +610,12 @@ fn operate(before: &Tree, after: &mut Tree, operation: &[u8], path: &Steps) -> R
     let new = split(ty, value, path)?;
     let config = &new[path];
     if update {
-        let masks: Vec<u32> = fields(bytes_of(operation, 4)).unwrap().iter().filter(|field| field.number == 2).map(|field| u32::from(bytes_of(field.bytes, 1)[0])).collect();
+        let masks: Vec<u32> = fields(bytes_of(operation, 4))
+            .unwrap()
+            .iter()
+            .filter(|field| field.number == 2)
+            .map(|field| u32::from(bytes_of(field.bytes, 1)[0]))
+            .collect();
         let whole = masks.is_empty();
         if !whole && masked(config, &masks) != *config {
             return Err(NOT_CANONICAL);
@@ -510,7 +629,7 @@ fn operate(before: &Tree, after: &mut Tree, operation: &[u8], path: &Steps) -> R
                 return Err(KEY_CHANGE);
             }
         }
-        if !there && base.is_none() {
+        if !there && !matches!(base, Some(Some(_))) {
             return Err(NOT_FOUND);
         }
         if new.len() > 1 {
@@ -518,7 +637,11 @@ fn operate(before: &Tree, after: &mut Tree, operation: &[u8], path: &Steps) -> R
         }
         let empty = Vec::new();
         let old = before.get(path).unwrap_or(&empty);
-        let result = if whole || !there { config.clone() } else { merge_masked(old, config, &masks) };
+        let result = if whole || !there {
+            config.clone()
+        } else {
+            merge_masked(old, config, &masks)
+        };
         if strict && there && read_only(ty, old) != read_only(ty, &result) {
             return Err(READ_ONLY_FIELD);
         }
@@ -527,7 +650,7 @@ fn operate(before: &Tree, after: &mut Tree, operation: &[u8], path: &Steps) -> R
             None => true,
             Some(base) => must_apply(base, there.then(|| compared(old)), Some(compared(&result)))?,
         };
-        if apply && there {
+        if apply {
             after.insert(path.clone(), result);
         }
         return Ok(());
@@ -587,7 +710,10 @@ fn replace_container(
     }
     if kind == Kind::Keyed {
         for element in new.keys().filter(|element| element.len() == path.len()) {
-            let alone = new.iter().filter(|(path, _)| path.starts_with(element)).map(|(path, config)| (path.clone(), config.clone()));
+            let alone = new
+                .iter()
+                .filter(|(path, _)| path.starts_with(element))
+                .map(|(path, config)| (path.clone(), config.clone()));
             check_strict(before, strict, ty, element, &alone.collect())?;
         }
     }
@@ -604,9 +730,15 @@ fn replace_container(
 
 fn check_strict(before: &Tree, strict: bool, top: Type, top_path: &Steps, new: &Tree) -> Result<(), u16> {
     for (path, config) in new {
-        let ty = path[top_path.len()..].iter().fold(top, |ty, (field, _)| child(ty, *field).unwrap().1);
+        let ty = path[top_path.len()..]
+            .iter()
+            .fold(top, |ty, (field, _)| child(ty, *field).unwrap().1);
         let empty = Vec::new();
-        let old = if exists(before, path) { before.get(path).unwrap_or(&empty) } else { &empty };
+        let old = if exists(before, path) {
+            before.get(path).unwrap_or(&empty)
+        } else {
+            &empty
+        };
         if strict && read_only(ty, old) != read_only(ty, config) {
             return Err(READ_ONLY_FIELD);
         }
@@ -673,7 +805,13 @@ impl Naive {
 
     pub fn apply(&mut self, record_time: i64, record: &[u8]) -> Verdict {
         let position = self.next;
-        self.digest = hash(&[&[0x10], &self.digest, &position.to_be_bytes(), &record_time.to_be_bytes(), record]);
+        self.digest = hash(&[
+            &[0x10],
+            &self.digest,
+            &position.to_be_bytes(),
+            &record_time.to_be_bytes(),
+            record,
+        ]);
         let root_before = self.root();
         let mut fresh = None;
         let mut marked = false;
@@ -690,15 +828,35 @@ impl Naive {
             self.revision += 1;
             let id = fresh.as_ref().map_or(&nothing[..], |(id, _): &(Vec<u8>, Vec<u8>)| id);
             let leaf = [
-                &[0x13][..], &self.revision.to_be_bytes(), &position.to_be_bytes(), &self.time.to_be_bytes(), &root, id, &self.digest,
+                &[0x13][..],
+                &self.revision.to_be_bytes(),
+                &position.to_be_bytes(),
+                &self.time.to_be_bytes(),
+                &root,
+                id,
+                &self.digest,
             ];
             self.leaves.push(hash(&leaf));
         }
         if let Some((id, mark)) = fresh {
             let revision = if made_revision { self.revision } else { 0 };
-            self.window.push(Entry { position, id, mark, outcome, code, revision });
+            self.window.push(Entry {
+                position,
+                id,
+                mark,
+                outcome,
+                code,
+                revision,
+            });
         }
-        self.chain = hash(&[&[0x11], &self.chain, &self.digest, &[outcome], &code.to_be_bytes(), &root]);
+        self.chain = hash(&[
+            &[0x11],
+            &self.chain,
+            &self.digest,
+            &[outcome],
+            &code.to_be_bytes(),
+            &root,
+        ]);
         let mark = marked || position % 4096 == 0;
         if mark {
             self.last_mark = position;
@@ -706,7 +864,12 @@ impl Naive {
                 self.marks.insert(position, (self.time, self.revision));
             }
         }
-        Verdict { outcome, code, made_revision, mark }
+        Verdict {
+            outcome,
+            code,
+            made_revision,
+            mark,
+        }
     }
 
     /// Steps 1 to 9, then the body. `Ok` is the outcome's number.
@@ -718,7 +881,11 @@ impl Naive {
         fresh: &mut Option<(Vec<u8>, Vec<u8>)>,
         marked: &mut bool,
     ) -> Result<u8, u16> {
-        let max = if position == 0 { 16 << 20 } else { number_of(&self.limits, 1) };
+        let max = if position == 0 {
+            16 << 20
+        } else {
+            number_of(&self.limits, 1)
+        };
         if record.len() as u64 > max {
             return Err(TOO_LARGE);
         }
@@ -746,7 +913,7 @@ impl Naive {
                 return Err(EXPIRED);
             }
             let (intent, principal) = (bytes_of(record, 4), bytes_of(record, 6));
-            let mark = if principal.is_empty() { intent[..16].to_vec() } else { hash(&[&[0x17], intent, principal])[..16].to_vec() };
+            let mark = intent_mark(intent, principal);
             if let Some(first) = self.window.iter().find(|entry| entry.id == id) {
                 return match first {
                     first if first.code == WITHDRAWN => Err(WITHDRAWN),
@@ -781,7 +948,9 @@ impl Naive {
                 if names.iter().any(|name| !self.tags.contains_key(name.bytes)) {
                     return Err(NOT_FOUND);
                 }
-                names.iter().for_each(|name| self.tags.retain(|other, _| other != name.bytes));
+                names
+                    .iter()
+                    .for_each(|name| self.tags.retain(|other, _| other != name.bytes));
                 !names.is_empty()
             }
             21 => {
@@ -807,14 +976,26 @@ impl Naive {
                 }
                 let known = self.window.iter().any(|entry| entry.id == barred);
                 if !known {
-                    let entry = Entry { position, id: barred, mark: vec![0; 16], outcome: REJECTED, code: WITHDRAWN, revision: 0 };
+                    let entry = Entry {
+                        position,
+                        id: barred,
+                        mark: vec![0; 16],
+                        outcome: REJECTED,
+                        code: WITHDRAWN,
+                        revision: 0,
+                    };
                     self.window.push(entry);
                 }
                 !known
             }
             26 => {
                 let level = number_of(body.bytes, 1);
-                let lowest = self.checkpoints.values().map(|row| number_of(&row.message, 3)).min().unwrap_or(0);
+                let lowest = self
+                    .checkpoints
+                    .values()
+                    .map(|row| number_of(&row.message, 3))
+                    .min()
+                    .unwrap_or(0);
                 if level != self.levels.values().last().unwrap() + 1 || lowest < level {
                     return Err(UNSUPPORTED);
                 }
@@ -852,7 +1033,9 @@ impl Naive {
 
     pub fn is_kept(&self, revision: u64) -> bool {
         revision <= self.revision
-            && (revision > self.floor || revision == self.revision || self.tags.values().any(|(tagged, _)| *tagged == revision))
+            && (revision > self.floor
+                || revision == self.revision
+                || self.tags.values().any(|(tagged, _)| *tagged == revision))
     }
 
     fn tag(&mut self, position: u64, name: &[u8], revision: u64) -> Result<bool, u16> {
@@ -877,15 +1060,19 @@ impl Naive {
     }
 
     fn prune(&mut self, floor: Option<u64>) -> Result<bool, u16> {
-        let (keep_n, keep_age) = (number_of(&self.retention, 1).max(1), number_of(&self.retention, 2) as i64);
+        let (keep_n, keep_age) = (
+            number_of(&self.retention, 1).max(1),
+            number_of(&self.retention, 2) as i64,
+        );
         let floor = match floor {
             Some(floor) if floor >= self.revision => return Err(FUTURE),
             Some(floor) => floor,
             None if number_of(&self.retention, 3) == 1 => 0,
             None => {
-                let released = self.marks.values().filter(|(time, revision)| {
-                    self.revision - revision >= keep_n && self.time - time >= keep_age
-                });
+                let released = self
+                    .marks
+                    .values()
+                    .filter(|(time, revision)| self.revision - revision >= keep_n && self.time - time >= keep_age);
                 released.last().map_or(0, |(_, revision)| *revision)
             }
         };
@@ -902,22 +1089,34 @@ impl Naive {
         if at >= position {
             return Err(FUTURE);
         }
-        if self.checkpoints.get(&replica).is_some_and(|row| number_of(&row.message, 4) >= at) {
+        if self
+            .checkpoints
+            .get(&replica)
+            .is_some_and(|row| number_of(&row.message, 4) >= at)
+        {
             return Ok(false);
         }
         let now = self.time;
         self.checkpoints.retain(|_, row| now - row.time <= MONTH_MS);
-        self.checkpoints.insert(replica, Checkpoint { message: message.to_vec(), position, time: now });
+        self.checkpoints.insert(
+            replica,
+            Checkpoint {
+                message: message.to_vec(),
+                position,
+                time: now,
+            },
+        );
         Ok(true)
     }
 
-    /// Section 5.4: number and hash of every member.
-    pub fn members(&self) -> Vec<(u16, Hash)> {
-        let now = self.next - 1;
+    /// Section 5.4: the canonical message of each scalar member, from number 1 on.
+    pub fn scalars(&self) -> Vec<Vec<u8>> {
         let mut history = num(1, self.leaves.len() as u64);
-        peaks(&self.leaves).iter().for_each(|peak| history.extend(item(2, peak)));
-        let scalars = [
-            num(1, now),
+        peaks(&self.leaves)
+            .iter()
+            .for_each(|peak| history.extend(item(2, peak)));
+        vec![
+            num(1, self.next - 1),
             item(2, &self.digest),
             item(2, &self.chain),
             item(2, &self.root()),
@@ -933,29 +1132,59 @@ impl Naive {
             text(2, &self.transport),
             num(1, 0),
             item(7, &history),
-        ];
-        let mut members: Vec<(u16, Hash)> = (1..).zip(scalars.iter().map(|scalar| hash(&[&[0x15], scalar]))).collect();
+        ]
+    }
+
+    /// Section 5.4: the rows of each table, keys ascending, from number 32 on; those of the window are its segments.
+    pub fn tables(&self) -> Vec<Vec<(Vec<u8>, Vec<u8>)>> {
         let be = |number: &u64| number.to_be_bytes().to_vec();
-        let table = |rows: Vec<(Vec<u8>, Vec<u8>)>| {
-            map_hash(&rows.into_iter().map(|(key, row)| (key, hash(&[&[0x15], &row]))).collect::<Vec<_>>())
-        };
         let pair = |one: u64, two: u64| [num(1, one), num(2, two)].concat();
-        let checkpoint = |row: &Checkpoint| [item(1, &row.message), num(2, row.position), num(3, row.time as u64)].concat();
-        members.push((32, table(self.schemas.iter().map(|(at, set)| (be(at), item(1, set))).collect())));
-        members.push((33, table(self.levels.iter().map(|(at, level)| (be(at), num(1, *level))).collect())));
-        members.push((34, table(self.tags.iter().map(|(name, (one, two))| (name.clone(), pair(*one, *two))).collect())));
-        members.push((35, table(self.marks.iter().map(|(at, (time, two))| (be(at), pair(*time as u64, *two))).collect())));
-        members.push((36, table(self.checkpoints.iter().map(|(replica, row)| (replica.clone(), checkpoint(row))).collect())));
-        members.push((37, table(self.incarnations.iter().map(|(at, id)| (be(at), item(1, id))).collect())));
-        let mut segments: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-        for entry in self.window.iter().filter(|entry| entry.position + self.width > now) {
-            let segment = segments.entry(entry.position / 4096).or_default();
+        let checkpoint =
+            |row: &Checkpoint| [item(1, &row.message), num(2, row.position), num(3, row.time as u64)].concat();
+        let mut segments: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for entry in self
+            .window
+            .iter()
+            .filter(|entry| entry.position + self.width >= self.next)
+        {
+            let segment = segments.entry(be(&(entry.position / 4096))).or_default();
             segment.extend(entry.position.to_be_bytes());
             segment.extend([&entry.id[..], &entry.mark, &[entry.outcome], &entry.code.to_be_bytes()].concat());
             segment.extend(entry.revision.to_be_bytes());
         }
-        let segments: Vec<_> = segments.iter().map(|(number, entries)| (be(number), hash(&[&[0x16], entries]))).collect();
-        members.push((38, map_hash(&segments)));
+        vec![
+            self.schemas.iter().map(|(at, set)| (be(at), item(1, set))).collect(),
+            self.levels.iter().map(|(at, level)| (be(at), num(1, *level))).collect(),
+            self.tags
+                .iter()
+                .map(|(name, (one, two))| (name.clone(), pair(*one, *two)))
+                .collect(),
+            self.marks
+                .iter()
+                .map(|(at, (time, two))| (be(at), pair(*time as u64, *two)))
+                .collect(),
+            self.checkpoints
+                .iter()
+                .map(|(replica, row)| (replica.clone(), checkpoint(row)))
+                .collect(),
+            self.incarnations.iter().map(|(at, id)| (be(at), item(1, id))).collect(),
+            segments.into_iter().collect(),
+        ]
+    }
+
+    /// Number and hash of every member.
+    pub fn members(&self) -> Vec<(u16, Hash)> {
+        let mut members: Vec<(u16, Hash)> = (1..)
+            .zip(self.scalars().iter().map(|scalar| hash(&[&[0x15], scalar])))
+            .collect();
+        for (number, rows) in (32..).zip(self.tables()) {
+            let kind = if number == 38 { 0x16 } else { 0x15 };
+            let rows: Vec<_> = rows
+                .into_iter()
+                .map(|(key, row)| (key, hash(&[&[kind], &row])))
+                .collect();
+            members.push((number, map_hash(&rows)));
+        }
         members
     }
 
@@ -963,9 +1192,21 @@ impl Naive {
         let members = self.members();
         let mut preimage = vec![0x12];
         preimage.extend((members.len() as u16).to_be_bytes());
-        members.iter().for_each(|(number, hash)| preimage.extend([&number.to_be_bytes()[..], hash].concat()));
+        members
+            .iter()
+            .for_each(|(number, hash)| preimage.extend([&number.to_be_bytes()[..], hash].concat()));
         hash(&[&preimage])
     }
+}
+
+/// Section 4.5.
+pub fn intent_mark(intent: &[u8], principal: &[u8]) -> Vec<u8> {
+    let whole = if principal.is_empty() {
+        intent.to_vec()
+    } else {
+        hash(&[&[0x17], intent, principal]).to_vec()
+    };
+    whole[..16].to_vec()
 }
 
 /// u64 seen and nonce.

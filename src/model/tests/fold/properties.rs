@@ -2,7 +2,7 @@
 
 use crate::acts::{Writer, cases, steps};
 use crate::naive::{Naive, item, num, text};
-use crate::support::{Envelope, add, commit, genesis, put, remove, schema_body, small_limits};
+use crate::support::{Envelope, add, commit, descriptor_set, genesis, put, remove, schema_body, small_limits};
 use confold_model::event::{Body, Operation};
 use confold_model::fold::{self, Applied, Outcome};
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
@@ -32,7 +32,9 @@ impl Both {
         prop_assert_eq!(applied.mark.is_some(), verdict.mark);
         prop_assert_eq!(self.state.tree().root(), self.state.root());
         prop_assert_eq!(self.state.hash(), Hash(self.naive.state_hash()));
-        let kept: Vec<bool> = (0..=self.naive.revision).map(|revision| self.naive.is_kept(revision)).collect();
+        let kept: Vec<bool> = (0..=self.naive.revision)
+            .map(|revision| self.naive.is_kept(revision))
+            .collect();
         let state_kept = (0..=self.naive.revision).map(|revision| self.state.is_kept(Revision(revision)));
         prop_assert_eq!(state_kept.collect::<Vec<_>>(), kept);
         Ok(applied)
@@ -130,10 +132,17 @@ proptest! {
 /// Positions go on and on: a mark stands where it must, with nothing of its own on the log.
 #[test]
 fn every_position_that_is_a_multiple_of_4096_is_a_mark_with_the_state_hash_of_the_naive_model() {
-    let mut both = Both { state: State::new(), naive: Naive::default() };
+    let mut both = Both {
+        state: State::new(),
+        naive: Naive::default(),
+    };
     let first = Envelope::without_id().record(Body::Genesis(genesis(5_000, small_limits())));
     let health = commit(vec![put("/health", text(1, b"ok"))]);
-    let start = [first, Envelope::new(0, 1).record(schema_body()), Envelope::new(1, 2).record(health)];
+    let start = [
+        first,
+        Envelope::new(0, 1).record(schema_body()),
+        Envelope::new(1, 2).record(health),
+    ];
     let mut marks = Vec::new();
     for position in 0..8_200u64 {
         let record = match position {
@@ -141,7 +150,10 @@ fn every_position_that_is_a_multiple_of_4096_is_a_mark_with_the_state_hash_of_th
             // Ids on both sides of a segment's edge, the last of them a mark and a revision at once.
             4_090..4_098 | 8_190..8_194 => {
                 let mut envelope = Envelope::new(position - 1, 0);
-                envelope.id = Some(EventId { seen: Position(position - 1), nonce: u128::from(position).to_be_bytes() });
+                envelope.id = Some(EventId {
+                    seen: Position(position - 1),
+                    nonce: u128::from(position).to_be_bytes(),
+                });
                 envelope.record(commit(vec![put("/health", text(1, position.to_string().as_bytes()))]))
             }
             _ => Envelope::without_id().record(Body::Fence),
@@ -157,6 +169,53 @@ fn every_position_that_is_a_multiple_of_4096_is_a_mark_with_the_state_hash_of_th
     assert_eq!(both.state.hash(), Hash(both.naive.state_hash()));
 }
 
+/// H1, S9: messages and packages may be renamed; their names are in no hash.
+#[test]
+fn a_package_that_is_renamed_changes_no_root() {
+    // Of the same length, so that the set stays a set.
+    let set = descriptor_set();
+    let starts: Vec<usize> = (0..set.len() - 6)
+        .filter(|at| &set[*at..*at + 6] == b"script")
+        .collect();
+    let mut renamed = set.to_vec();
+    starts
+        .iter()
+        .for_each(|at| renamed[*at..*at + 6].copy_from_slice(b"edited"));
+    let mut roots = Vec::new();
+    for (set, root_message) in [(set.to_vec(), "script.Root"), (renamed, "edited.Root")] {
+        let mut state = State::new();
+        let schema = Body::Schema {
+            descriptor_set: set.into(),
+            root_message: root_message.into(),
+        };
+        let content = commit(vec![put(
+            "/",
+            [item(2, &device(1, &BTreeSet::from([1, 2]))), item(4, &text(1, b"ok"))].concat(),
+        )]);
+        let genesis = Envelope::without_id().record(Body::Genesis(genesis(1_000, small_limits())));
+        for record in [
+            genesis,
+            Envelope::new(0, 1).record(schema),
+            Envelope::new(1, 2).record(content),
+        ] {
+            assert_eq!(
+                fold::apply(&mut state, Time(0), &record, &NoObjects).unwrap().outcome,
+                Outcome::Accepted
+            );
+        }
+        assert_eq!(
+            state
+                .schema()
+                .unwrap()
+                .message(state.schema().unwrap().root())
+                .full_name,
+            root_message
+        );
+        roots.push(state.root());
+    }
+    assert_eq!(roots[0], roots[1]);
+}
+
 /// What a store keeps of a state.
 #[derive(Default)]
 struct Store {
@@ -167,7 +226,9 @@ struct Store {
 impl Store {
     fn write(&mut self, state: &mut State) {
         let objects = &mut self.objects.0;
-        state.tree().unpersisted(&mut |hash, bytes| drop(objects.insert(hash, bytes)));
+        state
+            .tree()
+            .unpersisted(&mut |hash, bytes| drop(objects.insert(hash, bytes)));
         for edit in state.take_edits() {
             match edit.value {
                 Some(value) => self.rows.insert((edit.table, edit.key), value),
@@ -178,7 +239,11 @@ impl Store {
 
     fn load(&self) -> State {
         // Backwards: rows may come in any order.
-        let rows = self.rows.iter().rev().map(|((table, key), value)| (*table, key.clone(), value.clone()));
+        let rows = self
+            .rows
+            .iter()
+            .rev()
+            .map(|((table, key), value)| (*table, key.clone(), value.clone()));
         State::load(rows).unwrap()
     }
 }
@@ -193,7 +258,10 @@ impl Log {
         let mut state = State::new();
         let first = Envelope::without_id().record(Body::Genesis(genesis(1_000, small_limits())));
         for record in [first, Envelope::new(0, 0).record(schema_body())] {
-            assert_eq!(fold::apply(&mut state, Time(0), &record, &NoObjects).unwrap().outcome, Outcome::Accepted);
+            assert_eq!(
+                fold::apply(&mut state, Time(0), &record, &NoObjects).unwrap().outcome,
+                Outcome::Accepted
+            );
         }
         Log { state }
     }
@@ -201,10 +269,22 @@ impl Log {
     fn send(&mut self, operations: Vec<Operation<'static>>) {
         let empty = operations.is_empty();
         let position = self.state.position().unwrap();
-        let id = EventId { seen: position, nonce: u128::from(position.0).to_be_bytes() };
-        let record = Envelope { id: Some(id), ..Envelope::new(0, 0) }.record(commit(operations));
-        let outcome = fold::apply(&mut self.state, Time(0), &record, &NoObjects).unwrap().outcome;
-        assert!(outcome == Outcome::Accepted || (empty && outcome == Outcome::Unchanged), "{outcome:?}");
+        let id = EventId {
+            seen: position,
+            nonce: u128::from(position.0).to_be_bytes(),
+        };
+        let record = Envelope {
+            id: Some(id),
+            ..Envelope::new(0, 0)
+        }
+        .record(commit(operations));
+        let outcome = fold::apply(&mut self.state, Time(0), &record, &NoObjects)
+            .unwrap()
+            .outcome;
+        assert!(
+            outcome == Outcome::Accepted || (empty && outcome == Outcome::Unchanged),
+            "{outcome:?}"
+        );
     }
 }
 

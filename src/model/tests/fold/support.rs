@@ -14,7 +14,11 @@ pub fn descriptor_set() -> &'static [u8] {
     SET.get_or_init(|| {
         let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut compiler = protox::Compiler::new([here.join("tests/protos"), here.join("../../schemas")]).unwrap();
-        compiler.include_source_info(false).include_imports(true).open_file("script.proto").unwrap();
+        compiler
+            .include_source_info(false)
+            .include_imports(true)
+            .open_file("script.proto")
+            .unwrap();
         compiler.encode_file_descriptor_set()
     })
 }
@@ -25,7 +29,9 @@ pub fn schema() -> &'static Schema {
 }
 
 pub fn path(text: &str) -> Path {
-    schema().parse_path(text).unwrap_or_else(|error| panic!("{text}: {error:?}"))
+    schema()
+        .parse_path(text)
+        .unwrap_or_else(|error| panic!("{text}: {error:?}"))
 }
 
 /// Everything of an event but its body.
@@ -43,14 +49,20 @@ impl Envelope {
         Envelope {
             format: event::FORMAT,
             incarnation: LOG_ID,
-            id: Some(EventId { seen: Position(seen), nonce: [nonce; 16] }),
+            id: Some(EventId {
+                seen: Position(seen),
+                nonce: [nonce; 16],
+            }),
             intent: Hash::of(&[nonce]),
             principal: String::new(),
         }
     }
 
     pub fn without_id() -> Envelope {
-        Envelope { id: None, ..Envelope::new(0, 0) }
+        Envelope {
+            id: None,
+            ..Envelope::new(0, 0)
+        }
     }
 
     pub fn record(&self, body: Body<'_>) -> Vec<u8> {
@@ -75,35 +87,65 @@ pub fn genesis(window: u64, limits: Limits) -> Genesis {
         limits,
         window,
         trim_replicas: 1,
-        retention: RetentionPolicy { keep_revisions: 2, keep_age_ms: 100, keep_all: false },
+        retention: RetentionPolicy {
+            keep_revisions: 2,
+            keep_age_ms: 100,
+            keep_all: false,
+        },
         level: 1,
         transport_id: [0x20; 16],
     }
 }
 
 pub fn small_limits() -> Limits {
-    Limits { max_event_bytes: 65_536, ..Limits::default() }
+    Limits {
+        max_event_bytes: 65_536,
+        ..Limits::default()
+    }
 }
 
 pub fn schema_body() -> Body<'static> {
-    Body::Schema { descriptor_set: descriptor_set().into(), root_message: "script.Root".into() }
+    Body::Schema {
+        descriptor_set: descriptor_set().into(),
+        root_message: "script.Root".into(),
+    }
 }
 
 pub fn commit(operations: Vec<Operation<'static>>) -> Body<'static> {
-    Body::Commit(Commit { guards: Vec::new(), operations })
+    Body::Commit(Commit {
+        guards: Vec::new(),
+        operations,
+    })
 }
 
 pub fn operation(at: &str, kind: OperationKind<'static>) -> Operation<'static> {
-    Operation { path: path(at), strict: false, base: None, kind }
+    Operation {
+        path: path(at),
+        strict: false,
+        base: None,
+        kind,
+    }
 }
 
 pub fn update(at: &str, value: Vec<u8>) -> Operation<'static> {
-    operation(at, OperationKind::Update { value: value.into(), mask: Vec::new() })
+    operation(
+        at,
+        OperationKind::Update {
+            value: value.into(),
+            mask: Vec::new(),
+        },
+    )
 }
 
 pub fn masked(at: &str, mask: &[&[u32]], value: Vec<u8>) -> Operation<'static> {
     let mask = mask.iter().map(|path| path.to_vec()).collect();
-    operation(at, OperationKind::Update { value: value.into(), mask })
+    operation(
+        at,
+        OperationKind::Update {
+            value: value.into(),
+            mask,
+        },
+    )
 }
 
 pub fn add(at: &str, value: Vec<u8>) -> Operation<'static> {
@@ -125,7 +167,13 @@ pub fn remove(at: &str) -> Operation<'static> {
 // Values. Children come after the plain fields, ascending, as the caller gives them.
 
 pub fn device(id: &str, label: &str, serial: &str, children: &[Vec<u8>]) -> Vec<u8> {
-    [text(1, id.as_bytes()), text(2, label.as_bytes()), text(4, serial.as_bytes()), children.concat()].concat()
+    [
+        text(1, id.as_bytes()),
+        text(2, label.as_bytes()),
+        text(4, serial.as_bytes()),
+        children.concat(),
+    ]
+    .concat()
 }
 
 pub fn port(number: u64, label: &str, serial: &str) -> Vec<u8> {

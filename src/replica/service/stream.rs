@@ -1,0 +1,98 @@
+//! Many commits in flight on one stream, in the order in which they were sent.
+
+use super::propose::{Intention, refused, submit};
+use super::{Refusal, Served, Service, write};
+use confold_wire::api::Stream;
+use confold_wire::pb;
+use futures::stream::{FuturesUnordered, StreamExt};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+/// Answers that may wait for a client that does not read them; then the stream takes no more requests.
+const ANSWERS_WAITING: usize = 256;
+
+/// Hands commits to the log one after the other as they come, and answers each when it is decided.
+///
+/// Ends when the requests end and every commit is answered, and with an error that the requests end with. A client that
+/// has gone ends it at once: what was handed over is decided all the same.
+pub(super) fn commits(
+    service: Service,
+    requests: Stream<Result<pb::CommitStreamRequest, Status>>,
+) -> Stream<Result<pb::CommitStreamResponse, Status>> {
+    let (answers, receiver) = mpsc::channel(ANSWERS_WAITING);
+    tokio::spawn(pump(service, requests, answers));
+    Box::pin(ReceiverStream::new(receiver))
+}
+
+type Answer = Result<pb::CommitStreamResponse, Status>;
+
+async fn pump(
+    service: Service,
+    mut requests: Stream<Result<pb::CommitStreamRequest, Status>>,
+    answers: mpsc::Sender<Answer>,
+) {
+    let mut store = String::new();
+    let mut in_flight = FuturesUnordered::new();
+    let mut end = None;
+    let mut open = true;
+    while open || !in_flight.is_empty() {
+        let limit = service.stores.values().map(|served| served.options.stream_in_flight).max().unwrap_or(1);
+        let answer = tokio::select! {
+            biased;
+            Some(answer) = in_flight.next() => answer,
+            request = requests.next(), if open && in_flight.len() < limit => match request {
+                Some(Ok(request)) => match hand_over(&service, &mut store, request).await {
+                    Ok(waiting) => {
+                        in_flight.push(waiting);
+                        continue;
+                    }
+                    Err(answer) => answer,
+                },
+                Some(Err(status)) => {
+                    (open, end) = (false, Some(status));
+                    continue;
+                }
+                None => {
+                    open = false;
+                    continue;
+                }
+            },
+            () = answers.closed() => return,
+        };
+        if answers.send(Ok(answer)).await.is_err() {
+            return;
+        }
+    }
+    if let Some(status) = end {
+        // Nobody is left to hear of it where this fails.
+        let _ = answers.send(Err(status)).await;
+    }
+}
+
+/// The commit on its way, or the answer where it needed no log.
+async fn hand_over(
+    service: &Service,
+    store: &mut String,
+    request: pb::CommitStreamRequest,
+) -> Result<impl Future<Output = pb::CommitStreamResponse> + use<>, pb::CommitStreamResponse> {
+    let pb::CommitStreamRequest { correlation, commit } = request;
+    let answer = move |decision| pb::CommitStreamResponse { correlation, decision: Some(decision) };
+    let mut commit = commit.unwrap_or_default();
+    if !commit.store.is_empty() {
+        store.clone_from(&commit.store);
+    }
+    let proposed = async {
+        let served: Arc<Served> = service.store(store)?;
+        let intention = Intention::of(&served, service.principal.clone(), &mut commit)?;
+        let built = write::build(&served, commit).await;
+        served.handle.room().await;
+        let proposed = submit(&served, intention, built).await?;
+        Ok::<_, Refusal>((served, proposed))
+    };
+    match proposed.await {
+        Ok((served, proposed)) => Ok(async move { answer(proposed.decision(&served).await) }),
+        Err(refusal) => Err(answer(refused(refusal))),
+    }
+}
