@@ -78,7 +78,7 @@ const CHILDREN_AT_ONCE: u64 = 10_000;
 fn fold_in_memory(load: &Load) -> Result<Measured, Failure> {
     let mut author = Author { incarnation: Incarnation([7; 16]), turn: 0 };
     let mut state = State::new();
-    let mut apply = |state: &mut State, record: &[u8]| {
+    let apply = |state: &mut State, record: &[u8]| {
         fold::apply(state, Time(1), record, &NoObjects).map_err(internal).and_then(|applied| match applied.outcome {
             fold::Outcome::Accepted | fold::Outcome::Unchanged => Ok(()),
             other => Err(internal(format!("the benchmark's own event was refused: {other:?}"))),

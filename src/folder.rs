@@ -122,7 +122,7 @@ pub fn open(dir: &Path, options: Options) -> Result<Opened, FolderError> {
     let ahead = log.clock_ahead();
     if ahead > 60_000 {
         notes.push(format!(
-            "the last record's time is {} s ahead of this machine's clock; `confold admin clock` sets it right",
+            "the last record's time is {} s ahead of this machine's clock; `confold admin set-clock` sets it right",
             ahead / 1000
         ));
     }

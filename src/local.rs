@@ -48,7 +48,7 @@ impl Local for OnThisMachine {
     async fn serve(
         &self,
         options: ServeOptions,
-        ready: &mut (dyn FnMut(&Serving) + Send),
+        ready: &mut (dyn for<'s> FnMut(&'s Serving) + Send),
     ) -> Result<(), Failure> {
         trace_to_stderr();
         confold_server::metrics::install();
@@ -56,14 +56,14 @@ impl Local for OnThisMachine {
         if let Some(bytes) = options.cache_bytes {
             settings.tree_cache_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         }
-        // The port first: a second server must not even look at the folder of the first.
         let store = Embedded::open(&options.data, settings).await.map_err(failure)?;
         for note in store.notes() {
             tracing::warn!("{note}");
         }
         let server = listen(&store, options.listen, false).await?;
         let name = store.handle().view().store_name.to_string();
-        ready(&Serving { address: server.local_addr(), stores: vec![name] });
+        let serving = Serving { address: server.local_addr(), stores: vec![name] };
+        ready(&serving);
         let stopped = server.run(told_to_stop()).await;
         if stopped.cut_off > 0 {
             tracing::warn!("{} connections were cut off in the middle of a call", stopped.cut_off);
@@ -136,8 +136,10 @@ impl Local for OnThisMachine {
 }
 
 async fn listen(store: &Embedded, address: SocketAddr, echo: bool) -> Result<Server, Failure> {
-    let options = confold_server::Options { address, echo, ..confold_server::Options::default() };
     let handle = store.handle().clone();
+    let mut limits = confold_server::Limits::default();
+    limits.max_event_bytes = usize::try_from(handle.view().limits.max_event_bytes).unwrap_or(usize::MAX);
+    let options = confold_server::Options { address, echo, limits, ..confold_server::Options::default() };
     let health = Arc::new(move || vec![health(&handle)]);
     Server::bind(options, store.api(), health)
         .await

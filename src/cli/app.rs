@@ -93,7 +93,7 @@ pub enum ConsistencyArg {
 /// Who writes, and why.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Who and why")]
-pub struct WriteArgs {
+pub struct WhoArgs {
     /// Who writes, as history shows it [default: the user's name]
     #[arg(long, value_name = "NAME")]
     pub author: Option<String>,
@@ -101,6 +101,14 @@ pub struct WriteArgs {
     /// Why, as history shows it
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+}
+
+/// The same for a command that is one event.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Who and why")]
+pub struct WriteArgs {
+    #[command(flatten)]
+    pub who: WhoArgs,
 
     /// Send again under the event id of an attempt whose end is unknown
     #[arg(long, value_name = "ID")]
@@ -221,7 +229,7 @@ impl App {
     }
 
     /// Who asks and why; the event id comes with the sending.
-    pub fn proposal(&self, args: &WriteArgs) -> pb::Proposal {
+    pub fn proposal(&self, args: &WhoArgs) -> pb::Proposal {
         let user = || self.variable("USER").or_else(|| self.variable("USERNAME"));
         pb::Proposal {
             event_id: String::new(),
@@ -255,7 +263,7 @@ impl App {
     ) -> Result<pb::Decision, Failure> {
         let id = self.event_id(connection, args).await?;
         let request = pb::CommitRequest {
-            proposal: Some(self.proposal(args)),
+            proposal: Some(self.proposal(&args.who)),
             ..request
         };
         let decision = connection.commit(id, request).await?;

@@ -221,10 +221,7 @@ impl From<Error> for Failure {
                     hint: format!(
                         "ask with `confold outcome {event_id}`, or make it definite with `confold withdraw {event_id}`"
                     ),
-                    ..status::error_detail(
-                        Code::Unknown,
-                        "no attempt was answered: it may or may not have been applied",
-                    )
+                    ..status::error_detail(Code::Unknown, "it is not known whether it was applied")
                 };
                 Failure::from(detail).cause(last)
             }

@@ -17,7 +17,11 @@ pub trait Local: Send + Sync {
     async fn init(&self, options: InitOptions) -> Result<Initialised, Failure>;
 
     /// Serves until it is told to stop (interrupt, terminate). `ready` is called once, with what it listens on.
-    async fn serve(&self, options: ServeOptions, ready: &mut (dyn FnMut(&Serving) + Send)) -> Result<(), Failure>;
+    async fn serve(
+        &self,
+        options: ServeOptions,
+        ready: &mut (dyn for<'s> FnMut(&'s Serving) + Send),
+    ) -> Result<(), Failure>;
 
     /// Opens the store of a folder that no server has open. The store closes when the last handle is dropped.
     async fn open(&self, data: &Path, access: Access) -> Result<Arc<dyn Api>, Failure>;

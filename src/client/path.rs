@@ -89,6 +89,28 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        // K4: what is encoded here is the one text that a store reads as that key.
+        #[test]
+        fn an_encoded_key_is_a_path_of_its_own(key in "\\PC{1,60}") {
+            let path = PathText::root().child("devices").key(&key);
+            let parsed = schema().parse_path(path.as_str());
+            proptest::prop_assert!(parsed.is_ok(), "{path}: {parsed:?}");
+            let parsed = parsed.unwrap();
+            proptest::prop_assert_eq!(parsed.steps[0].key.as_deref(), Some(key.as_bytes()));
+            proptest::prop_assert_eq!(schema().print_path(&parsed), path.as_str());
+        }
+    }
+
+    fn schema() -> &'static confold_model::schema::Schema {
+        static SCHEMA: std::sync::LazyLock<confold_model::schema::Schema> = std::sync::LazyLock::new(|| {
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas/examples");
+            let compiled = confold_wire::schema_source::descriptor_set_of(&folder, &[]).unwrap();
+            confold_model::schema::Schema::compile(&compiled.descriptor_set, "example.Network").unwrap()
+        });
+        &SCHEMA
+    }
+
     // K4
     #[test]
     fn any_key_can_stand_in_a_path() {

@@ -63,6 +63,10 @@ impl Pipeline {
         self.next += 1;
         self.open.insert(number, (event_id, request));
         self.hand_over(number);
+        if self.stream.is_none() && self.broken == 0 {
+            // What goes wrong here goes wrong again, and is told, where the answer is asked for.
+            _ = self.open_stream().await;
+        }
         Ok(number)
     }
 
@@ -99,18 +103,24 @@ impl Pipeline {
         self.open.values().map(|(id, _)| *id).collect()
     }
 
+    /// Opens a stream and sends everything that is not answered.
+    async fn open_stream(&mut self) -> Result<(), Status> {
+        let (requests, queue) = mpsc::unbounded();
+        for (number, (_, request)) in &self.open {
+            let item = pb::CommitStreamRequest {
+                correlation: *number,
+                commit: Some(request.clone()),
+            };
+            _ = requests.unbounded_send(Ok(item));
+        }
+        let answers = self.connection.api.commit_stream(Box::pin(queue)).await?;
+        self.stream = Some(Open { requests, answers });
+        Ok(())
+    }
+
     async fn next_response(&mut self) -> Result<pb::CommitStreamResponse, Status> {
         if self.stream.is_none() {
-            let (requests, queue) = mpsc::unbounded();
-            for (number, (_, request)) in &self.open {
-                let item = pb::CommitStreamRequest {
-                    correlation: *number,
-                    commit: Some(request.clone()),
-                };
-                _ = requests.unbounded_send(Ok(item));
-            }
-            let answers = self.connection.api.commit_stream(Box::pin(queue)).await?;
-            self.stream = Some(Open { requests, answers });
+            self.open_stream().await?;
         }
         let Some(open) = &mut self.stream else {
             return Err(Status::internal("no stream of commits"));

@@ -327,12 +327,17 @@ fn begin(state: &mut State, event: &Event<'_>, genesis: &Genesis) -> Decision {
     }
     let ours = event::Limits::default();
     let limits = &genesis.limits;
-    if limits.depth == 0 || limits.depth > ours.depth || limits.key_bytes == 0 || limits.key_bytes > ours.key_bytes {
-        let detail = format!("depth {} (1 to {}), key_bytes {} (1 to {})", limits.depth, ours.depth, limits.key_bytes, ours.key_bytes);
+    // What is refused here is what the checks could not keep to: the depth is fixed, keys and paths may be shorter.
+    let shorter = |value: u32, most: u32| (1..=most).contains(&value);
+    if limits.depth != ours.depth || !shorter(limits.key_bytes, ours.key_bytes) || !shorter(limits.path_bytes, ours.path_bytes) {
+        let detail = format!(
+            "depth {} (must be {}), key_bytes {} (1 to {}), path_bytes {} (1 to {})",
+            limits.depth, ours.depth, limits.key_bytes, ours.key_bytes, limits.path_bytes, ours.path_bytes
+        );
         return Decision::rejected(Code::Limit, detail);
     }
-    if genesis.window == 0 || limits.max_event_bytes == 0 || limits.path_bytes == 0 {
-        return Decision::rejected(Code::Limit, "window, max_event_bytes and path_bytes must not be 0");
+    if genesis.window == 0 || limits.max_event_bytes == 0 {
+        return Decision::rejected(Code::Limit, "window and max_event_bytes must not be 0");
     }
     state.limits = genesis.limits;
     state.window = crate::window::Window::new(genesis.window);
@@ -498,3 +503,6 @@ fn activate(state: &mut State, position: Position, level: u32) -> Decision {
     state.put_level(position, level);
     Decision { halt: (level > event::LEVEL).then_some(level), ..Decision::of(Outcome::Accepted) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,12 @@ impl Schema {
     /// Checks the value of a masked update: a canonical config that holds masked fields only, in the form that `masked` gives.
     pub fn check_masked_value(&self, ty: TypeId, value: &[u8], mask: &[Vec<u32>], depth: u32) -> Result<(), ValueError> {
         self.check_config(ty, value, depth)?;
-        if self.masked(ty, value, mask) == value {
+        self.check_only_masked(ty, value, mask)
+    }
+
+    /// Of a canonical config: that it holds masked fields only, in the form that `masked` gives.
+    pub(crate) fn check_only_masked(&self, ty: TypeId, config: &[u8], mask: &[Vec<u32>]) -> Result<(), ValueError> {
+        if self.masked(ty, config, mask) == config {
             return Ok(());
         }
         let text = format!(

@@ -5,11 +5,12 @@ use crate::canon::ValueError;
 use crate::code::{Code, Conflict, Rejection};
 use crate::event::{Base, Commit, Expect, Guard, Limits, Operation, OperationKind};
 use crate::ids::Hash;
+use crate::keys::MAX_KEY_BYTES;
 use crate::node;
 use crate::objects::{NoObjects, Objects, ObjectsError};
 use crate::path::{Path, Step, Target};
 use crate::schema::{ChildField, ChildKind, Schema, TypeId};
-use crate::subtree::Subtree;
+use crate::subtree::{Children, Subtree};
 use crate::tree::{Lookup, Tree};
 use std::borrow::Cow;
 
@@ -204,6 +205,12 @@ impl<'a> Frame<'a> {
         if new.children.is_empty() {
             return Ok(());
         }
+        let limit = self.limits.key_bytes as usize;
+        // The check of the bytes has looked at the longest that any store allows.
+        let longest = if limit < MAX_KEY_BYTES { longest_key(self.schema, ty, new) } else { 0 };
+        if longest > limit {
+            return Err(self.reject(Code::Limit, path, format!("a key below has {longest} bytes, the limit is {limit}")));
+        }
         let longest = self.schema.longest_path(ty, new, self.schema.path_len(path));
         self.check_path_bytes(path, longest)
     }
@@ -319,15 +326,16 @@ impl<'a> Frame<'a> {
         let path = &operation.path;
         let depth = depth_of(path);
         let wrong_value = |error: ValueError| Stop::from(self.value_rejection(error, path));
-        let new = if mask.is_empty() {
-            self.schema.split(ty, value, depth).map_err(wrong_value)?
-        } else {
+        if !mask.is_empty() {
             self.schema.check_mask(ty, mask).map_err(wrong_value)?;
-            self.schema.check_masked_value(ty, value, mask, depth).map_err(wrong_value)?;
-            Subtree { config: Cow::Borrowed(value), children: Vec::new() }
-        };
+        }
+        let new = self.schema.split(ty, value, depth).map_err(wrong_value)?;
+        if !mask.is_empty() {
+            self.schema.check_only_masked(ty, &new.config, mask).map_err(wrong_value)?;
+        }
+        // An element's key stays what it is unless the value carries it.
         if let Some(child) = keyed
-            && mask.is_empty()
+            && (mask.is_empty() || child.key().is_some_and(|key| mask.contains(&vec![key.number])))
         {
             self.check_key(path, child, ty, &new.config)?;
         }
@@ -335,7 +343,8 @@ impl<'a> Frame<'a> {
             Lookup::Found(node) => Some(node.config(self.objects)?.to_vec()),
             Lookup::Default => Some(Vec::new()),
             Lookup::Absent { step } => {
-                if operation.base.is_none() {
+                // An update never makes a node: with nothing there on either side there is nothing to merge.
+                if !matches!(operation.base, Some(Base::Hash(_))) {
                     return Err(self.absent(path, step).into());
                 }
                 None
@@ -347,12 +356,9 @@ impl<'a> Frame<'a> {
             return Err(self.reject(Code::ChildrenInUpdate, path, detail));
         }
         let result: Cow<'o, [u8]> = match (&old, mask.is_empty()) {
-            (Some(old), false) => Cow::Owned(self.schema.merge_masked(ty, old, value, mask)),
+            (Some(old), false) => Cow::Owned(self.schema.merge_masked(ty, old, &new.config, mask)),
             _ => new.config,
         };
-        if let (Some(child), false, Some(_)) = (keyed, mask.is_empty(), &old) {
-            self.check_key(path, child, ty, &result)?;
-        }
         if let (true, Some(old)) = (operation.strict, &old) {
             let changed = self.schema.read_only_changes(ty, old, &result);
             if !changed.is_empty() {
@@ -480,13 +486,11 @@ impl<'a> Frame<'a> {
                 return Ok(Edit::Nothing);
             }
         }
-        for (key, entry) in &entries {
-            let mut at = path.clone();
-            if let (true, Some(last)) = (matches!(child.kind, ChildKind::Keyed(_)), at.steps.last_mut()) {
-                last.key = Some(key.clone());
-                self.check_paths_below(&at, child.message, entry)?;
-            }
-        }
+        // As what they are: children of their owner.
+        let owner = Path { steps: path.steps[..path.steps.len() - 1].to_vec() };
+        let mut whole = Subtree { config: Cow::default(), children: vec![Children { field: child.number, entries }] };
+        self.check_paths_below(&owner, parent, &whole)?;
+        let entries = whole.children.pop().map(|children| children.entries).unwrap_or_default();
         Ok(Edit::Container(entries))
     }
 
@@ -657,6 +661,21 @@ enum Presence {
 /// Nesting of the message at a path: the root message is 1.
 fn depth_of(path: &Path) -> u32 {
     path.steps.len() as u32 + 1
+}
+
+/// In bytes, of the elements of keyed containers at any depth.
+fn longest_key(schema: &Schema, ty: TypeId, subtree: &Subtree<'_>) -> usize {
+    let mut longest = 0;
+    for children in &subtree.children {
+        let Some(child) = schema.message(ty).child(children.field) else { continue };
+        for (key, below) in &children.entries {
+            if let ChildKind::Keyed(_) = child.kind {
+                longest = longest.max(key.len());
+            }
+            longest = longest.max(longest_key(schema, child.message, below));
+        }
+    }
+    longest
 }
 
 fn container_hash(field: u32, entries: &[(Box<[u8]>, Subtree<'_>)]) -> Result<Hash, ObjectsError> {

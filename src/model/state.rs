@@ -323,17 +323,17 @@ impl State {
 
     /// state(n): the hash over every member, meant for marks (it costs a pass over the window's newest segments).
     pub fn hash(&mut self) -> Hash {
+        digest::state(&self.members())
+    }
+
+    /// Each member's number and hash, ascending: where two replicas differ, this says in what.
+    pub fn members(&mut self) -> Vec<(u16, Hash)> {
         let now = self.position.unwrap_or_default();
-        let mut members: Vec<(u16, Hash)> = self
-            .scalars()
-            .into_iter()
-            .map(|(number, bytes)| (number, digest::state_row(&bytes)))
-            .collect();
-        for table in self.tables() {
-            members.push((table.number, table.map.hash()));
-        }
+        let scalars = self.scalars().into_iter().map(|(number, bytes)| (number, digest::state_row(&bytes)));
+        let mut members: Vec<(u16, Hash)> = scalars.collect();
+        members.extend(self.tables().map(|table| (table.number, table.map.hash())));
         members.push((member::WINDOW, self.window.hash(now)));
-        digest::state(&members)
+        members
     }
 
     fn tables(&self) -> [&Table; 6] {
@@ -658,3 +658,6 @@ fn read_history(bytes: &[u8]) -> Result<HistoryRange, Malformed> {
     }
     HistoryRange::from_peaks(count, peaks).ok_or_else(|| Malformed("peaks that do not fit their count".into()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,6 +116,7 @@ fn write_loop(core: &Arc<Core>, folded: &Receiver<Folded>, pending: &Pending) {
 fn fold_loop(core: &Arc<Core>, mut reader: Box<dyn Reader>, writer: &Writer) {
     let (least, most) = (*core.options.batch_records.start(), *core.options.batch_records.end());
     let mut limit = least.max(1);
+    let mut progress = Instant::now();
     while !core.is_stopped() && !core.stand.state().is_final() {
         let records = match reader.read(limit, core.options.batch_bytes, core.options.read_wait) {
             Ok(records) => records,
@@ -127,6 +128,20 @@ fn fold_loop(core: &Arc<Core>, mut reader: Box<dyn Reader>, writer: &Writer) {
             }
         };
         core.set_reading(true);
+        if !records.is_empty() || core.lag(&core.views.latest()) == 0 {
+            progress = Instant::now();
+        } else if progress.elapsed() >= core.options.stall {
+            // Consumers have been seen to stall in silence; what a new one gives is checked like everything else.
+            progress = Instant::now();
+            match renewed(core) {
+                Ok(renewed) => reader = renewed,
+                Err(error) => {
+                    if !read_failed(core, error) {
+                        break;
+                    }
+                }
+            }
+        }
         // Far behind, longer batches cost less; near the end, shorter ones are sooner visible.
         if records.len() >= limit {
             limit = (limit * 2).min(most.max(1));
@@ -141,6 +156,15 @@ fn fold_loop(core: &Arc<Core>, mut reader: Box<dyn Reader>, writer: &Writer) {
     writer.drain();
     core.drop_folder();
     core.desk.dismiss();
+}
+
+/// A new reader that goes on where the fold stands.
+fn renewed(core: &Core) -> Result<Box<dyn Reader>, LogError> {
+    let next = core.folder.lock().as_ref().map(|folder| folder.state().next_position());
+    let next = next.ok_or(LogError::Closed)?;
+    tracing::warn!(position = next.0, end = core.log.range().end.0, "the log gave nothing: reading anew");
+    core.metrics.tally.new_readers.fetch_add(1, Relaxed);
+    core.log.reader(next)
 }
 
 /// Folds and settles some records. `false`: the replica has stopped.

@@ -167,6 +167,13 @@ impl Replica {
             }
             Err(error) => return Err(error.into()),
         };
+        let level = handle.view().level;
+        if level > event::LEVEL {
+            handle.core.drop_folder();
+            let reason = format!("level {level} is active, this build knows levels up to {}", event::LEVEL);
+            handle.core.stop_as(ReplicaState::Halted, reason);
+            return Ok(handle);
+        }
         handle.core.stand.set(ReplicaState::CatchingUp, "");
         handle.core.serve_when_caught_up(&handle.core.views.latest());
         *handle.threads.running.lock() = drive::start(&handle.core, reader)?;
@@ -238,11 +245,12 @@ impl Handle {
         &*self.core.log
     }
 
-    /// The tree of a revision. Blocks: reads the store, and the log where it has to be re-made.
+    /// The tree of a revision. Blocks: reads the store, and the log where it has to be re-made. One that does not come out
+    /// with the root that its row says is never shown; it quarantines the replica.
     pub fn past(&self, revision: Revision) -> Result<Arc<PastView>, PastError> {
         let past = self.core.past(revision);
-        if let Err(PastError::Differs { .. }) = &past {
-            self.core.metrics.count("confold_past_differs_total", 1);
+        if let Err(error @ PastError::Differs { .. }) = &past {
+            self.core.stop_as(ReplicaState::Quarantined, error.to_string());
         }
         past
     }

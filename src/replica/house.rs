@@ -119,7 +119,8 @@ impl Core {
                 self.stand.change(ReplicaState::Serving, ReplicaState::Degraded, error.to_string());
             }
             (ReplicaState::Degraded, Ok(())) if self.reading() => {
-                self.stand.change(ReplicaState::Degraded, ReplicaState::Serving, "");
+                self.stand.change(ReplicaState::Degraded, ReplicaState::CatchingUp, "");
+                self.serve_when_caught_up(&self.views.latest());
             }
             _ => {}
         }

@@ -22,6 +22,8 @@ mod options;
 mod past;
 mod propose;
 pub mod service;
+#[cfg(test)]
+mod sim;
 mod status;
 pub mod step;
 mod sweep;

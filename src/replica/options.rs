@@ -31,6 +31,8 @@ pub struct Options {
     pub retry_pause: Duration,
     /// How long the fold waits for the log before it looks around.
     pub read_wait: Duration,
+    /// A reader that gives nothing for so long while the log holds more is replaced by a new one.
+    pub stall: Duration,
     /// Whether this replica proposes marks, checkpoints and prunes, and sweeps: in a thread of its own, or only when
     /// [`crate::Handle::keep_house`] is called.
     pub housekeeping: Housekeeping,
@@ -88,6 +90,7 @@ impl Default for Options {
             object_retries: 5,
             retry_pause: Duration::from_millis(50),
             read_wait: Duration::from_millis(200),
+            stall: Duration::from_secs(10),
             housekeeping: Housekeeping::Background,
             clock: Arc::new(system_clock),
             mark_every_ms: 60_000,

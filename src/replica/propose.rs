@@ -172,7 +172,7 @@ pub(crate) struct Desk {
     bytes: AtomicUsize,
     count_limit: usize,
     bytes_limit: usize,
-    /// Woken when the last waiter left, or when there is room again after there was none.
+    /// Woken when the last waiter left, and whenever there is room while somebody wants it.
     room: Notify,
     wanted: AtomicUsize,
     nonces: Mutex<Nonces>,
@@ -230,19 +230,16 @@ impl Desk {
     }
 
     async fn until(&self, holds: impl Fn() -> bool) {
+        let _wanted = Wanted::new(&self.wanted);
         loop {
-            self.wanted.fetch_add(1, SeqCst);
             let woken = self.room.notified();
             tokio::pin!(woken);
+            // Whatever leaves from here on wakes, so nothing is missed between looking and waiting.
             woken.as_mut().enable();
-            let done = holds();
-            if !done {
-                woken.await;
-            }
-            self.wanted.fetch_sub(1, SeqCst);
-            if done {
+            if holds() {
                 return;
             }
+            woken.await;
         }
     }
 
@@ -262,6 +259,7 @@ impl Desk {
             }
         }
         for waiter in answered {
+            tracing::debug!(id = %settlement.id, position = settlement.position.0, "answered");
             self.release(waiter.record.len());
             // Whoever has gone in the meantime gave up the answer.
             let _ = waiter.answer.send(settlement.clone());
@@ -324,6 +322,22 @@ impl Desk {
     }
 }
 
+/// Counts somebody who waits, also when they are dropped while waiting.
+struct Wanted<'a>(&'a AtomicUsize);
+
+impl Wanted<'_> {
+    fn new(count: &AtomicUsize) -> Wanted<'_> {
+        count.fetch_add(1, SeqCst);
+        Wanted(count)
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
 /// Whether what became of a copy is the answer to this waiter, whose own copy may be another.
 fn concerns(settlement: &Settlement, waiter: &Waiter) -> bool {
     if let Some(record) = &settlement.record {
@@ -371,9 +385,11 @@ impl Core {
 
     fn try_submit(self: &Arc<Core>, proposal: Proposal, deadline: Duration) -> Result<Submission, ProposeError> {
         let standing = self.stand.get();
-        if standing.state != ReplicaState::Serving || self.is_closing() {
-            let reason = if self.is_closing() { "it is shutting down".to_owned() } else { standing.reason };
-            return Err(ProposeError::Unavailable { state: standing.state, reason });
+        if self.is_closing() {
+            return Err(ProposeError::Unavailable { state: ReplicaState::Stopped, reason: "it is shutting down".to_owned() });
+        }
+        if standing.state != ReplicaState::Serving {
+            return Err(ProposeError::Unavailable { state: standing.state, reason: standing.reason });
         }
         let view = self.views.latest();
         let id = match proposal.id {

@@ -192,6 +192,7 @@ pub(crate) struct Tally {
     pub swept_bytes: AtomicU64,
     pub syncs: AtomicU64,
     pub retries: AtomicU64,
+    pub new_readers: AtomicU64,
 }
 
 impl Metrics {
@@ -252,6 +253,7 @@ impl Metrics {
             ("swept_bytes", &tally.swept_bytes),
             ("store_syncs", &tally.syncs),
             ("object_retries", &tally.retries),
+            ("new_readers", &tally.new_readers),
         ]
         .map(|(name, value)| (name.to_owned(), value.load(Relaxed)))
         .into();

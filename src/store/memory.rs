@@ -20,7 +20,7 @@ pub struct MemoryStore {
     objects_read: AtomicU64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Tables {
     head: Option<Head>,
     durable: Option<Position>,
@@ -37,6 +37,14 @@ struct Tables {
 impl MemoryStore {
     pub fn new() -> MemoryStore {
         MemoryStore::default()
+    }
+
+    /// A second store that holds what this one holds now: what a copied folder or a restored backup is to a store on disk.
+    pub fn snapshot(&self) -> MemoryStore {
+        MemoryStore {
+            tables: RwLock::new(self.tables.read().clone()),
+            ..MemoryStore::default()
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! The whole thing, from outside: one binary, so that it links RocksDB once.
 
+mod crash;
+mod guide;
+mod server;
 mod support;
 mod tidy;
 mod voltha;

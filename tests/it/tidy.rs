@@ -52,7 +52,7 @@ fn crates_import_only_what_lies_below_them() {
         ("store/rocks", &["model", "store"]),
         ("replica", &["model", "wire", "log", "store"]),
         ("client", &["model", "wire"]),
-        ("server", &["model", "wire", "replica"]),
+        ("server", &["model", "wire"]),
         ("cli", &["model", "wire", "client"]),
     ];
     for (member, allowed) in allowed {

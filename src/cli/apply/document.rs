@@ -130,6 +130,11 @@ impl<'de> Visitor<'de> for &mut Outer<'_, '_> {
         Ok(())
     }
 
+    /// An empty YAML file.
+    fn visit_none<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
     fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<(), A::Error> {
         let mut seen = std::collections::BTreeSet::new();
         while let Some(key) = source.next_key::<String>()? {
@@ -354,12 +359,46 @@ mod tests {
 
     #[test]
     fn what_is_no_document_is_refused_with_its_place() {
-        check(ValueFormat::Json, "[1]", &expect![""]);
-        check(ValueFormat::Json, r#"{"a": 1, "a": 2}"#, &expect![""]);
-        check(ValueFormat::Json, r#"{"a": {"b": 1, "b": 2}}"#, &expect![""]);
-        check(ValueFormat::Json, r#"{"a": 1"#, &expect![""]);
-        check(ValueFormat::Yaml, "just text", &expect![""]);
-        check(ValueFormat::Yaml, "a: [1", &expect![""]);
+        check(
+            ValueFormat::Json,
+            "[1]",
+            &expect![
+                "file: invalid type: sequence, expected a mapping from field names or paths to values at line 1 column 2"
+            ],
+        );
+        check(
+            ValueFormat::Json,
+            r#"{"a": 1, "a": 2}"#,
+            &expect![[r#"
+            a = 1
+            file: "a" stands here twice at line 1 column 13"#]],
+        );
+        check(
+            ValueFormat::Json,
+            r#"{"a": {"b": 1, "b": 2}}"#,
+            &expect![[r#"file: "b" stands here twice at line 1 column 22"#]],
+        );
+        check(
+            ValueFormat::Json,
+            r#"{"a": 1"#,
+            &expect![[r#"
+            a = 1
+            file: EOF while parsing an object at line 1 column 7"#]],
+        );
+        check(
+            ValueFormat::Yaml,
+            "just text",
+            &expect![[
+                r#"file: invalid type: string "just text", expected a mapping from field names or paths to values"#
+            ]],
+        );
+        check(
+            ValueFormat::Yaml,
+            "a: [1",
+            &expect![[r#"
+            a[0] = 1
+            file: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence at line 1 column 4"#]],
+        );
         check(ValueFormat::Yaml, "", &expect![""]);
     }
 }

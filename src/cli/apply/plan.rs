@@ -42,6 +42,14 @@ pub enum StepKind {
     },
 }
 
+/// What lies below a node that was taken apart.
+#[derive(Default)]
+pub struct Below {
+    pub steps: Vec<Step>,
+    /// The keyed containers, with the paths of the elements that belong there: others have to go.
+    pub containers: Vec<(String, BTreeSet<String>)>,
+}
+
 pub struct Planner<'t> {
     types: &'t StoreTypes,
     /// An element of more bytes than this is taken apart.
@@ -105,46 +113,40 @@ impl<'t> Planner<'t> {
         }
     }
 
-    /// The steps for a node that is too big for one event, its own data aside; and the containers below it, whose other
-    /// elements have to go.
-    pub fn below(&mut self, path: &str, ty: TypeId, value: Json) -> Result<(Vec<Step>, Vec<String>), Failure> {
-        let (mut steps, mut containers) = (Vec::new(), Vec::new());
+    /// What makes up a node that is too big for one event, its own data aside.
+    pub fn below(&mut self, path: &str, ty: TypeId, value: Json) -> Result<Below, Failure> {
+        let mut below = Below::default();
         let Json::Object(mut fields) = value else {
-            return Ok((steps, containers));
+            return Ok(below);
         };
         let types = self.types;
         let base = if path == "/" { "" } else { path };
         for child in types.schema.message(ty).children() {
-            let below = format!("{base}/{}", child.name);
+            let path = format!("{base}/{}", child.name);
             let value = take_field(types, ty, &mut fields, child.number)?;
-            match (&child.kind, value) {
+            let list = match (&child.kind, value) {
                 (ChildKind::Single, value) => {
                     let value = value.unwrap_or_else(|| Json::Object(Map::new()));
-                    steps.push(self.put(below, child.message, value)?);
+                    below.steps.push(self.put(path, child.message, value)?);
+                    continue;
                 }
-                (ChildKind::List, value) => {
-                    let list = match value {
-                        Some(Json::Array(list)) => list,
-                        None | Some(Json::Null) => Vec::new(),
-                        Some(_) => return Err(not_a_list(&below)),
-                    };
-                    steps.extend(self.list_end(below, ty, child, list)?);
-                }
-                (ChildKind::Keyed(_), value) => {
-                    let list = match value {
-                        Some(Json::Array(list)) => list,
-                        None | Some(Json::Null) => Vec::new(),
-                        Some(_) => return Err(not_a_list(&below)),
-                    };
-                    self.named.get_or_insert_default().entry(below.clone()).or_default();
-                    for (index, value) in list.into_iter().enumerate() {
-                        steps.push(self.element(&below, child, index, value)?);
-                    }
-                    containers.push(below);
-                }
+                (_, Some(Json::Array(list))) => list,
+                (_, None | Some(Json::Null)) => Vec::new(),
+                (_, Some(_)) => return Err(not_a_list(&path)),
+            };
+            if child.key().is_none() {
+                below.steps.extend(self.list_end(path, ty, child, list)?);
+                continue;
             }
+            let mut named = BTreeSet::new();
+            for (index, value) in list.into_iter().enumerate() {
+                let step = self.element(&path, child, index, value)?;
+                named.insert(step.path.clone());
+                below.steps.push(step);
+            }
+            below.containers.push((path, named));
         }
-        Ok((steps, containers))
+        Ok(below)
     }
 
     /// The node's own data, without children.
@@ -154,15 +156,6 @@ impl<'t> Planner<'t> {
             take_field(self.types, ty, &mut fields, child.number)?;
         }
         self.encode(path, ty, &Json::Object(fields))
-    }
-
-    /// The paths of a container's elements that the documents named.
-    pub fn named_in(&self, container: &str) -> BTreeSet<String> {
-        self.named
-            .as_ref()
-            .and_then(|named| named.get(container))
-            .cloned()
-            .unwrap_or_default()
     }
 
     fn at_path(&mut self, text: &str, value: Json) -> Result<Option<Step>, Failure> {
@@ -250,6 +243,9 @@ impl<'t> Planner<'t> {
     fn element(&mut self, container: &str, child: &ChildField, index: usize, value: Json) -> Result<Step, Failure> {
         let key = key_text(self.types, child, &value)
             .map_err(|text| Failure::of(Code::InvalidPath, text).at(&format!("{container}[{index}]")))?;
+        if key.is_empty() {
+            return Err(Failure::of(Code::InvalidPath, "its key is empty").at(&format!("{container}[{index}]")));
+        }
         let path = format!("{container}/{}", encode_key(&key));
         // Says what is wrong with the key before anything is sent.
         self.types

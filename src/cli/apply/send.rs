@@ -2,7 +2,7 @@
 
 use super::plan::{Planner, Step, StepKind};
 use crate::{
-    app::{App, WriteArgs},
+    app::{App, WhoArgs},
     error::Failure,
     output::{count, grouped},
 };
@@ -20,7 +20,7 @@ pub struct Sender<'a> {
     app: &'a mut App,
     connection: Connection,
     pipeline: Pipeline,
-    write: &'a WriteArgs,
+    who: &'a WhoArgs,
     /// Bytes of one commit.
     budget: usize,
     /// Refuse what does not fit into one commit.
@@ -31,6 +31,7 @@ pub struct Sender<'a> {
     sent: BTreeMap<u64, usize>,
     pub summary: Summary,
     notes: BTreeSet<String>,
+    said_several: bool,
     bar: Option<ProgressBar>,
 }
 
@@ -43,11 +44,28 @@ pub struct Summary {
     pub last: Option<pb::Decision>,
 }
 
+/// Why a commit is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Full,
+    Overlap,
+    Last,
+}
+
+impl Why {
+    fn text(self) -> &'static str {
+        match self {
+            Why::Full | Why::Last => "this is more than one event holds",
+            Why::Overlap => "a path is named twice, or below another one",
+        }
+    }
+}
+
 impl<'a> Sender<'a> {
     pub fn new(
         app: &'a mut App,
         connection: Connection,
-        write: &'a WriteArgs,
+        who: &'a WhoArgs,
         budget: usize,
         atomic: bool,
         strict: bool,
@@ -58,7 +76,7 @@ impl<'a> Sender<'a> {
             app,
             connection,
             pipeline,
-            write,
+            who,
             budget,
             atomic,
             strict,
@@ -67,6 +85,7 @@ impl<'a> Sender<'a> {
             sent: BTreeMap::new(),
             summary: Summary::default(),
             notes: BTreeSet::new(),
+            said_several: false,
             bar,
         }
     }
@@ -94,12 +113,11 @@ impl<'a> Sender<'a> {
                 value: own,
             })
             .await?;
-            self.flush().await?;
+            self.flush(Why::Full).await?;
             self.drain().await?;
-            let (steps, containers) = planner.below(&step.path, ty, value)?;
-            pending.extend(steps.into_iter().rev());
-            for container in containers {
-                let named = planner.named_in(&container);
+            let below = planner.below(&step.path, ty, value)?;
+            pending.extend(below.steps.into_iter().rev());
+            for (container, named) in below.containers {
                 self.prune(&container, &named).await?;
             }
         }
@@ -128,7 +146,7 @@ impl<'a> Sender<'a> {
 
     /// Commits the rest and waits for every answer.
     pub async fn finish(&mut self) -> Result<(), Failure> {
-        self.flush().await?;
+        self.flush(Why::Last).await?;
         self.drain().await?;
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -148,10 +166,10 @@ impl<'a> Sender<'a> {
         }
         if self.overlaps(&step.path) {
             // Later documents win, so the order of the commits counts.
-            self.flush().await?;
+            self.flush(Why::Overlap).await?;
             self.drain().await?;
         } else if self.batch_bytes + size > self.budget {
-            self.flush().await?;
+            self.flush(Why::Full).await?;
         }
         self.batch_bytes += size;
         self.batch.insert(step.path.clone(), step);
@@ -178,21 +196,20 @@ impl<'a> Sender<'a> {
             .is_some_and(|(other, _)| other.starts_with(&below))
     }
 
-    async fn flush(&mut self) -> Result<(), Failure> {
+    async fn flush(&mut self, why: Why) -> Result<(), Failure> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        if self.summary.commits == 1 && self.atomic {
-            let failure = Failure::of(
-                Code::TooLarge,
-                "this is more than one event holds, and --atomic was asked for",
-            );
-            return Err(failure.hint("nothing more was committed; leave out --atomic, or apply less at once"));
-        }
-        if self.summary.commits == 1 {
-            self.app
-                .ui
-                .note("more than one event holds: several commits, each complete in itself");
+        if why != Why::Last {
+            if self.atomic {
+                // Nothing was sent yet: this is the first that would be.
+                let failure = Failure::of(Code::TooLarge, format!("{}, and --atomic was asked for", why.text()));
+                return Err(failure.hint("nothing was committed; leave out --atomic, or apply less at once"));
+            }
+            if !std::mem::replace(&mut self.said_several, true) {
+                let text = format!("{}: several commits, each complete in itself", why.text());
+                self.app.ui.note(&text);
+            }
         }
         while self.pipeline.in_flight() >= IN_FLIGHT {
             self.answer().await?;
@@ -207,7 +224,7 @@ impl<'a> Sender<'a> {
         self.batch_bytes = 0;
         let number_of_operations = operations.len();
         let request = pb::CommitRequest {
-            proposal: Some(self.app.proposal(self.write)),
+            proposal: Some(self.app.proposal(self.who)),
             operations,
             ..Default::default()
         };

@@ -43,7 +43,7 @@ pub async fn run(command: Command, app: &mut App) -> Result<(), Failure> {
     let id = app.event_id(&connection, write).await?;
     let proposal = Some(pb::Proposal {
         event_id: id.to_string(),
-        ..app.proposal(write)
+        ..app.proposal(&write.who)
     });
     let store = connection.store.clone();
     let decision = match command {

@@ -1,6 +1,6 @@
 use super::diff::value_lines;
 use crate::{
-    app::{App, WriteArgs},
+    app::{App, WhoArgs},
     apply::{
         document::{self, Part},
         plan::{Planner, Step, StepKind},
@@ -21,6 +21,7 @@ use std::{
     fs,
     io::Cursor,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use tokio::sync::mpsc;
 
@@ -58,7 +59,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = parse::size)]
     commit_size: Option<u64>,
     #[command(flatten)]
-    write: WriteArgs,
+    who: WhoArgs,
 }
 
 pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
@@ -86,7 +87,7 @@ pub async fn apply_text(app: &mut App, connection: Connection, name: &str, text:
         atomic: true,
         strict: false,
         commit_size: None,
-        write: WriteArgs::default(),
+        who: WhoArgs::default(),
     };
     apply(app, connection, &types, vec![source], &args).await
 }
@@ -104,9 +105,9 @@ async fn apply(
     if args.dry_run {
         return dry_run(app, &connection, types, &mut planner, &mut parts).await;
     }
-    let mut sender = Sender::new(app, connection, &args.write, budget, args.atomic, args.strict);
+    let mut sender = Sender::new(app, connection, &args.who, budget, args.atomic, args.strict);
     while let Some(part) = parts.recv().await {
-        if let Some(step) = planner.part(part?)? {
+        if let Some(step) = plan(&mut planner, part?)? {
             sender.step(&mut planner, step).await?;
         }
     }
@@ -119,6 +120,12 @@ async fn apply(
         app.ui.label_hint("Note:", note);
     }
     print_summary(app, &summary)
+}
+
+fn plan(planner: &mut Planner<'_>, (part, file): (Part, Arc<str>)) -> Result<Option<Step>, Failure> {
+    planner
+        .part(part)
+        .map_err(|failure| failure.cause(format!("so it stands in {file}")))
 }
 
 fn print_summary(app: &mut App, summary: &Summary) -> Result<(), Failure> {
@@ -243,15 +250,20 @@ fn files_of(folder: &Path) -> Result<Vec<Source>, Failure> {
 }
 
 /// Reads on a thread of its own, a bounded number of parts ahead.
-fn read_ahead(sources: Vec<Source>, types: &StoreTypes) -> Result<mpsc::Receiver<Result<Part, Failure>>, Failure> {
+/// What the reading thread hands over: a part and the name of its file, or why it stopped.
+type Parts = mpsc::Receiver<Result<(Part, Arc<str>), Failure>>;
+
+fn read_ahead(sources: Vec<Source>, types: &StoreTypes) -> Result<Parts, Failure> {
     const AHEAD: usize = 1024;
     let (send, parts) = mpsc::channel(AHEAD);
     let root = (types.types.clone(), types.root_message.clone());
     tokio::task::spawn_blocking(move || {
         for source in sources {
+            let name: Arc<str> = source.name.as_str().into();
             let result = read_source(source, &root, &mut |part| {
                 // The other end is gone only after a failure of its own.
-                send.blocking_send(Ok(part)).map_err(|_| Failure::invalid("stopped"))
+                send.blocking_send(Ok((part, name.clone())))
+                    .map_err(|_| Failure::invalid("stopped"))
             });
             if let Err(failure) = result {
                 _ = send.blocking_send(Err(failure));
@@ -308,11 +320,11 @@ async fn dry_run(
     connection: &Connection,
     types: &StoreTypes,
     planner: &mut Planner<'_>,
-    parts: &mut mpsc::Receiver<Result<Part, Failure>>,
+    parts: &mut Parts,
 ) -> Result<(), Failure> {
     let (mut operations, mut changes) = (0u64, 0u64);
     while let Some(part) = parts.recv().await {
-        let Some(step) = planner.part(part?)? else { continue };
+        let Some(step) = plan(planner, part?)? else { continue };
         operations += 1;
         if operations <= SHOWN && show(app, connection, types, &step).await? {
             changes += 1;

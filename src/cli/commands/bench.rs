@@ -38,6 +38,12 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         record_bytes: usize::try_from(args.record).unwrap_or(usize::MAX).clamp(100, 1 << 20),
         duration: args.duration,
     };
+    let wanted = |part: &Part| args.only.as_ref().is_none_or(|text| part.name().contains(text));
+    let parts: Vec<Part> = Part::all().into_iter().filter(wanted).collect();
+    if parts.is_empty() {
+        let names = Part::all().into_iter().map(Part::name).collect::<Vec<_>>().join("; ");
+        return Err(Failure::invalid("no part has such a name").hint(format!("the parts are: {names}")));
+    }
     let failed = |error: std::io::Error| Failure::new(Exit::Damaged, format!("cannot make a folder: {error}"));
     let folder = match &args.folder {
         Some(folder) => tempfile::tempdir_in(app.file(folder)),
@@ -54,12 +60,6 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
             (target(app, scratch.address, String::new()), Some(scratch.guard))
         }
     };
-    let wanted = |part: &Part| args.only.as_ref().is_none_or(|text| part.name().contains(text));
-    let parts: Vec<Part> = Part::all().into_iter().filter(wanted).collect();
-    if parts.is_empty() {
-        let names = Part::all().into_iter().map(Part::name).collect::<Vec<_>>().join("; ");
-        return Err(Failure::invalid("no part has such a name").hint(format!("the parts are: {names}")));
-    }
     let mut done: BTreeMap<Part, Measured> = BTreeMap::new();
     let mut prepared = false;
     for part in parts {

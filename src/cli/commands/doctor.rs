@@ -3,7 +3,7 @@ use crate::{
     app::App,
     error::{Exit, Failure},
     local::{Access, Finding, Level},
-    output::{BAD, CHANGED, GOOD, table},
+    output::{BAD, CHANGED, GOOD},
 };
 use confold_wire::pb::{self, State};
 use serde_json::json;
@@ -35,17 +35,19 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     if app.ui.json {
         app.ui.json_value(&json!({ "findings": findings }))?;
     } else {
+        let width = findings
+            .iter()
+            .map(|finding| finding.what.chars().count())
+            .max()
+            .unwrap_or(0);
         for finding in &findings {
             let (style, word) = match finding.level {
                 Level::Ok => (GOOD, "ok"),
                 Level::Warning => (CHANGED, "warning"),
                 Level::Damage => (BAD, "DAMAGE"),
             };
-            let line = table(
-                &[],
-                vec![vec![format!("{word:<8}"), finding.what.clone(), finding.detail.clone()]],
-            );
-            app.ui.styled(style, line.trim_end())?;
+            let line = format!("{word:<8}  {:<width$}  {}", finding.what, finding.detail);
+            app.ui.styled(style, &line)?;
             if !finding.hint.is_empty() {
                 app.ui.data(&format!("          {}", finding.hint))?;
             }

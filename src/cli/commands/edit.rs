@@ -1,5 +1,5 @@
 use crate::{
-    app::{App, WriteArgs, missing, state_text},
+    app::{App, ReadArgs, WriteArgs, missing, state_text},
     error::{Exit, Failure},
     local::Access,
     values::text_of,
@@ -33,6 +33,7 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     let request = pb::GetRequest {
         store: connection.store.clone(),
         path: args.path.clone(),
+        read: Some(app.read(&ReadArgs::default())?),
         depth: if args.deep { -1 } else { 0 },
         format: pb::Format::Yaml.into(),
         ..Default::default()

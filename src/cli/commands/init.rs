@@ -1,6 +1,6 @@
 use super::{apply, retention::policy, schema};
 use crate::{
-    app::{App, WriteArgs},
+    app::{App, WhoArgs, WriteArgs},
     error::Failure,
     local::{Access, InitOptions},
     parse,
@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["keep", "age"])]
     keep_all: bool,
     #[command(flatten)]
-    write: WriteArgs,
+    who: WhoArgs,
 }
 
 pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
@@ -90,8 +90,12 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         let mut connection = Connection::new(api, made.store);
         connection.nonces = app.context.nonces.clone();
         let root = args.root.unwrap_or_else(|| SAMPLE_ROOT.to_owned());
+        let write = WriteArgs {
+            who: args.who,
+            event_id: None,
+        };
         app.ui.note("pushing the schema");
-        schema::push(app, &connection, compiled, root, &args.write).await?;
+        schema::push(app, &connection, compiled, root, &write).await?;
         if args.sample {
             app.ui.note("applying the sample");
             apply::apply_text(app, connection, "the sample", SAMPLE_YAML).await?;

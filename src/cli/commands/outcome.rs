@@ -56,7 +56,7 @@ pub async fn withdraw(args: WithdrawArgs, app: &mut App) -> Result<(), Failure> 
         event_id: args.id,
         proposal: Some(pb::Proposal {
             event_id: id.to_string(),
-            ..app.proposal(&args.write)
+            ..app.proposal(&args.write.who)
         }),
     };
     let decision = connection

@@ -27,7 +27,7 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         store: connection.store.clone(),
         proposal: Some(pb::Proposal {
             event_id: id.to_string(),
-            ..app.proposal(&args.write)
+            ..app.proposal(&args.write.who)
         }),
         floor: args.floor.unwrap_or_default(),
     };

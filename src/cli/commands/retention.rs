@@ -75,7 +75,7 @@ async fn set(args: SetArgs, app: &mut App) -> Result<(), Failure> {
         store: connection.store.clone(),
         proposal: Some(pb::Proposal {
             event_id: id.to_string(),
-            ..app.proposal(&args.write)
+            ..app.proposal(&args.write.who)
         }),
         policy: Some(policy(args.keep, args.age, args.keep_all)),
     };

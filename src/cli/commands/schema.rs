@@ -102,7 +102,7 @@ pub async fn push(
         store: connection.store.clone(),
         proposal: Some(pb::Proposal {
             event_id: id.to_string(),
-            ..app.proposal(write)
+            ..app.proposal(&write.who)
         }),
         descriptor_set: compiled.descriptor_set.into(),
         root_message,

@@ -95,15 +95,12 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
 
 fn print(app: &mut App, operation: &pb::TextOperation) -> Result<(), Failure> {
     let (word, value) = match &operation.kind {
-        Some(Kind::Update(update)) => match update.mask.is_empty() {
-            true => ("update".to_owned(), update.value.as_ref()),
-            false => (format!("update ({})", update.mask.join(", ")), update.value.as_ref()),
-        },
-        Some(Kind::Add(value)) => ("add".to_owned(), Some(value)),
-        Some(Kind::Put(value)) => ("put".to_owned(), Some(value)),
-        Some(Kind::Replace(value)) => ("replace".to_owned(), Some(value)),
-        Some(Kind::Remove(_)) => ("remove".to_owned(), None),
-        None => ("do nothing to".to_owned(), None),
+        Some(Kind::Update(update)) => ("update", update.value.as_ref()),
+        Some(Kind::Add(value)) => ("add", Some(value)),
+        Some(Kind::Put(value)) => ("put", Some(value)),
+        Some(Kind::Replace(value)) => ("replace", Some(value)),
+        Some(Kind::Remove(_)) => ("remove", None),
+        None => ("do nothing to", None),
     };
     let base = match operation.base.as_ref().and_then(|base| base.was.as_ref()) {
         None => String::new(),
@@ -111,8 +108,13 @@ fn print(app: &mut App, operation: &pb::TextOperation) -> Result<(), Failure> {
         Some(Was::Absent(_)) => ", based on nothing there".to_owned(),
         Some(Was::AsOf(at)) => format!(", based on what was there at {at}"),
     };
+    let mask = match &operation.kind {
+        Some(Kind::Update(update)) if !update.mask.is_empty() => format!(" ({})", update.mask.join(", ")),
+        _ => String::new(),
+    };
     let strict = if operation.strict { ", strict" } else { "" };
-    app.ui.data(&format!("\n{word} {}{base}{strict}", operation.path))?;
+    app.ui
+        .data(&format!("\n{word} {}{mask}{base}{strict}", operation.path))?;
     for line in text_of(value).lines() {
         app.ui.data(&format!("    {line}"))?;
     }

@@ -36,15 +36,15 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     row("store", status.store.clone());
     row("state", state_text(status.state()).to_owned());
     row("why", status.reason.clone());
-    row("revision", grouped(status.revision));
+    row("revision", status.revision.to_string());
     row("root", status.root.clone());
     let lag = if status.lag == 0 {
         String::new()
     } else {
-        format!(", {} behind the log", grouped(status.lag))
+        format!(", {} behind the log", status.lag)
     };
-    row("position", format!("{}{lag}", grouped(status.position)));
-    row("durable", grouped(status.durable));
+    row("position", format!("{}{lag}", status.position));
+    row("durable", status.durable.to_string());
     row(
         "log",
         format!("{}, {} to {}", status.log, status.log_start, status.log_end),
@@ -62,7 +62,7 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
             status.root_message.clone()
         },
     );
-    row("floor", format!("revision {}", grouped(status.floor)));
+    row("floor", format!("revision {}", status.floor));
     row("keep", status.retention.as_ref().map(policy_text).unwrap_or_default());
     row("tags", grouped(status.tags));
     row(
@@ -86,7 +86,7 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     if let Some(mark) = &status.last_mark {
         row(
             "last mark",
-            format!("position {}, state {}", grouped(mark.position), short(&mark.state)),
+            format!("position {}, state {}", mark.position, short(&mark.state)),
         );
     }
     row("up for", parse::duration_text(status.uptime_ms / 1000 * 1000));

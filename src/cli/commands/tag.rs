@@ -28,7 +28,7 @@ pub async fn tag(args: TagArgs, app: &mut App) -> Result<(), Failure> {
         store: connection.store.clone(),
         proposal: Some(pb::Proposal {
             event_id: id.to_string(),
-            ..app.proposal(&args.write)
+            ..app.proposal(&args.write.who)
         }),
         name: args.name,
         at: args.state.unwrap_or_default(),
@@ -55,7 +55,7 @@ pub async fn untag(args: UntagArgs, app: &mut App) -> Result<(), Failure> {
         store: connection.store.clone(),
         proposal: Some(pb::Proposal {
             event_id: id.to_string(),
-            ..app.proposal(&args.write)
+            ..app.proposal(&args.write.who)
         }),
         names: args.names,
     };

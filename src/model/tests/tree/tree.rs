@@ -41,6 +41,7 @@ fn the_empty_tree_is_the_empty_node() {
     assert_eq!((view.config(&NoObjects).unwrap(), view.data_hash()), (&[][..], data_hash(&[])));
 }
 
+// H2: config, field numbers and what is below; nothing else.
 #[test]
 fn a_node_is_hashed_as_documented() {
     let mut tree = Tree::empty();
@@ -101,7 +102,7 @@ fn the_order_of_adding_does_not_matter_and_listing_is_in_key_order() {
     assert_eq!(keys, [Box::from(*b"a"), Box::from(*b"b")] as [Box<[u8]>; 2]);
 }
 
-// H3, R3
+// H3
 #[test]
 fn an_edit_that_is_undone_returns_to_the_old_root() {
     let mut tree = wide(300).tree();
@@ -286,6 +287,26 @@ fn only_new_objects_are_handed_out_children_first_and_once() {
     let back = Tree::at(tree.root());
     assert_eq!(found(&back, &format!("1:{}", hex::encode("0500")), &objects).config(&objects).unwrap(), b"new");
     assert_eq!(persist(&back, &mut objects), 0);
+}
+
+// R3
+#[test]
+fn equal_content_is_one_object_wherever_it_stands_and_whenever_it_comes_back() {
+    let mut tree = Tree::empty();
+    let mut objects = MemoryObjects::default();
+    for at in ["1:61", "1:62", "2:61", "5", "5/1:61"] {
+        tree.insert_subtree(&path(at), &Model::leaf(&[7; 1025]).subtree(), &NoObjects).unwrap();
+    }
+    persist(&tree, &mut objects);
+    // The blob, its node, a bucket of two, a bucket of one in two places, the single child above it, the root.
+    assert_eq!(objects.0.len(), 6);
+    let before = tree.clone();
+    tree.remove(&path("1:62"), &NoObjects).unwrap();
+    persist(&tree, &mut objects);
+    let count = objects.0.len();
+    tree.insert_subtree(&path("1:62"), &Model::leaf(&[7; 1025]).subtree(), &NoObjects).unwrap();
+    persist(&tree, &mut objects);
+    assert_eq!((tree.root(), objects.0.len()), (before.root(), count));
 }
 
 #[test]

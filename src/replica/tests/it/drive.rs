@@ -2,8 +2,9 @@
 
 use crate::world::*;
 use confold_log::Log;
+use confold_model::event::{Body, Checkpoint, LEVEL};
 use confold_model::fold::Outcome;
-use confold_model::ids::{Position, Revision};
+use confold_model::ids::{EventId, Position, Revision};
 use confold_replica::{Options, Proposal, ProposeError, Replica, ReplicaState, WaitError};
 use confold_store::{Order, Store};
 use std::sync::Arc;
@@ -183,6 +184,57 @@ async fn a_fence_whose_event_is_lost_is_appended_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stalls_while_the_log_goes_on_is_replaced() {
+    let world = World::begun();
+    let handle = world.serving_with(Options { stall: Duration::from_millis(20), ..world.options() }).await;
+    let end = world.log.range().end;
+    world.log.stall_from(Some(end));
+    let waiting = handle.submit(Proposal::new(put("a", "1")), SOON).unwrap();
+    let replaced = async {
+        while handle.status().counts.0["new_readers"] < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, replaced).await.expect("it reads anew");
+    world.log.stall_from(None);
+    assert_eq!(waiting.settled().await.unwrap().position, end);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_level_that_this_build_does_not_know_halts_it_behind_the_activation() {
+    let world = World::begun();
+    let handle = world.serving().await;
+    commit(&handle, put("a", "1")).await;
+    let (incarnation, mark) = (handle.view().incarnation, handle.view().mark.unwrap());
+    let newer = Checkpoint {
+        replica: [9; 16],
+        build: "9.0.0".into(),
+        level: LEVEL + 1,
+        position: mark.position,
+        chain: mark.chain,
+        state: mark.state,
+        durable: mark.position,
+    };
+    world.log.deliver_by_hand(true);
+    world.log.append(record(incarnation, None, Body::Checkpoint(newer))).unwrap();
+    let id = |number| Some(EventId { seen: Position(0), nonce: nonce(number) });
+    world.log.append(record(incarnation, id(1), Body::Activation { level: LEVEL + 1 })).unwrap();
+    world.log.append(record(incarnation, id(2), put("a", "beyond"))).unwrap();
+    let activation = Position(world.log.range().end.0 + 1);
+    world.log.deliver_by_hand(false);
+    let standing = stopped(&handle).await;
+    assert_eq!(standing.state, ReplicaState::Halted);
+    assert!(standing.reason.contains(&format!("level {} became active at position {activation}", LEVEL + 1)));
+    assert_eq!(world.store.head().unwrap().applied, activation);
+    assert_eq!(description(&handle.view().tree, "a", &*handle.objects()).as_deref(), Some("1"));
+    // A restart of the same build does not go beyond it either.
+    handle.abandon();
+    let handle = world.open();
+    assert_eq!(stopped(&handle).await.state, ReplicaState::Halted);
+    assert_eq!(world.store.head().unwrap().applied, activation);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_small_bound_on_the_tree_changes_no_root_and_no_answer() {
     let world = World::begun();
     let options = Options { tree_cache_bytes: 20_000, object_cache_bytes: 4_000, ..world.options() };
@@ -249,7 +301,7 @@ async fn batches_follow_how_far_the_log_is_ahead_and_never_cross_a_mark() {
     let incarnation = handle.view().incarnation;
     handle.shutdown(SOON).await.unwrap();
     for n in 0..9_000u64 {
-        let id = confold_model::ids::EventId { seen: Position(n), nonce: nonce(n) };
+        let id = EventId { seen: Position(n), nonce: nonce(n) };
         world.log.append(record(incarnation, Some(id), put(&format!("d-{}", n % 100), &n.to_string()))).unwrap();
     }
     let fresh = World { log: world.log.clone(), store: Arc::default(), clock: Arc::default() };

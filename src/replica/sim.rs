@@ -1,0 +1,186 @@
+//! The simulation: three replicas, their stores, one log and several clients on one thread, all chance from one seed.
+//!
+//! ```text
+//! clients ─ wish ─▶ MemoryLog ─ read ─▶ step::Folder ─ Batch ─▶ MemoryStore        the oracle reads the same log,
+//!    ▲   lost, late, twice, reordered     crash, stall, old copy, failing reads     and knows what each record meant
+//!    └───────── answers, late or lost ◀── Effects
+//! ```
+//! Nothing in it looks at a clock or at another thread, so a seed is a whole history: a failure prints it, and
+//! `CONFOLD_SEED=… cargo test --release -p confold-replica sim_one` plays it again. After every step the checkers compare
+//! the replicas with each other, with what their own stores hold, and with the oracle.
+
+mod checkers;
+mod faults;
+mod oracle;
+mod plain;
+mod plants;
+mod workload;
+mod world;
+
+use checkers::{Breach, Check};
+use confold_model::ids::Hash;
+use faults::Tally;
+use plants::Plant;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// How long the log grows before the faults stop.
+    pub events: u64,
+    /// How many positions later a repeated record may still come.
+    pub latest_repeat: u64,
+    pub plant: Option<Plant>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { events: 500, latest_repeat: 10_000, plant: None }
+    }
+}
+
+/// What a whole run showed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Report {
+    /// Positions on the log at its end.
+    pub events: u64,
+    /// Records folded, by all replicas together.
+    pub folded: u64,
+    /// Over every record, and the state after every batch of every replica.
+    pub trace: Hash,
+    /// Faults that fired, outcomes by code, and what else is counted.
+    pub tally: Tally,
+}
+
+/// Something did not hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub seed: u64,
+    pub step: u64,
+    pub breach: Breach,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { seed, step, breach } = self;
+        writeln!(f, "seed {seed}, step {step}: {breach}")?;
+        write!(f, "again: CONFOLD_SEED={seed} cargo test --release -p confold-replica sim_one -- --nocapture")
+    }
+}
+
+/// One history. The same seed and options give the same one, to the last byte.
+pub(crate) fn simulate(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
+    world::World::new(seed, options).run().map_err(|(step, breach)| Box::new(Failure { seed, step, breach }))
+}
+
+/// Many histories, on as many threads as there are cores. Stops at the first failure.
+fn simulate_all(seeds: std::ops::Range<u64>, options: &Options) -> Result<(u64, u64, Tally), Box<Failure>> {
+    let next = AtomicU64::new(seeds.start);
+    let work = || {
+        let mut all = (0, 0, Tally::default());
+        loop {
+            let seed = next.fetch_add(1, Relaxed);
+            if seed >= seeds.end {
+                return Ok(all);
+            }
+            let report = catch_unwind(AssertUnwindSafe(|| simulate(seed, options))).unwrap_or_else(|panic| {
+                eprintln!("seed {seed} panicked");
+                std::panic::resume_unwind(panic)
+            });
+            match report {
+                Ok(report) => {
+                    all.0 += report.events;
+                    all.1 += report.folded;
+                    all.2.add(&report.tally);
+                }
+                Err(failure) => {
+                    next.store(seeds.end, Relaxed);
+                    return Err(failure);
+                }
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let mut all = (0, 0, Tally::default());
+        for thread in running {
+            let part: (u64, u64, Tally) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            all.0 += part.0;
+            all.1 += part.1;
+            all.2.add(&part.2);
+        }
+        Ok(all)
+    })
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
+}
+
+#[test]
+fn sim_one() {
+    let seed = number("CONFOLD_SEED").unwrap_or(0);
+    let events = number("CONFOLD_EVENTS").unwrap_or(Options::default().events);
+    match simulate(seed, &Options { events, ..Options::default() }) {
+        Ok(report) => println!("{report:#?}"),
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+/// F29: everything at once.
+#[test]
+fn sim_thousand_seeds() {
+    let seeds = number("CONFOLD_SEEDS").unwrap_or(1_000);
+    let first = number("CONFOLD_FIRST_SEED").unwrap_or(0);
+    let started = Instant::now();
+    match simulate_all(first..first + seeds, &Options::default()) {
+        Ok((events, folded, tally)) => {
+            let seconds = started.elapsed().as_secs_f64();
+            println!("{seeds} seeds, {events} events, {folded} folded in {seconds:.1} s: {:.0} events/s", events as f64 / seconds);
+            tally.0.iter().for_each(|(what, count)| println!("{count:>9}  {what}"));
+        }
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+#[test]
+fn sim_the_same_seed_gives_the_same_trace_and_another_seed_another() {
+    let report = |seed| simulate(seed, &Options::default()).unwrap_or_else(|failure| panic!("{failure}"));
+    let (one, again, other) = (report(7), report(7), report(8));
+    assert_eq!(one, again);
+    assert_ne!(one.trace, other.trace);
+}
+
+/// F14: a record comes again up to 10,000 positions later, and is applied once.
+#[test]
+fn sim_a_long_log_with_late_repeats_applies_everything_once() {
+    let report = simulate(1, &Options { events: 30_000, ..Options::default() }).unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(report.tally.0["outcome: duplicate "] > 500, "{:?}", report.tally);
+    assert!(report.tally.0["outcome: rejected EXPIRED"] > 10, "{:?}", report.tally);
+}
+
+/// Checkers that never fire prove nothing.
+#[test]
+fn sim_every_planted_bug_is_caught_by_the_checker_meant_for_it() {
+    let seeds = 60;
+    let mut missed = Vec::new();
+    let mut bitten = std::collections::BTreeSet::new();
+    for plant in Plant::ALL {
+        let options = Options { plant: Some(plant), ..Options::default() };
+        let found = (0..seeds).find_map(|seed| simulate(seed, &options).err());
+        match found {
+            Some(failure) if plant.caught_by().contains(&failure.breach.check) => {
+                println!("{plant:?}: seed {}, step {}, {}", failure.seed, failure.step, failure.breach);
+                bitten.insert(failure.breach.check);
+            }
+            Some(failure) => missed.push(format!("{plant:?}: caught by another checker: {failure}")),
+            None => missed.push(format!("{plant:?}: not caught in {seeds} seeds")),
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+    let all: std::collections::BTreeSet<Check> = Check::ALL.into_iter().collect();
+    assert_eq!(bitten, all, "each checker has bitten");
+}

@@ -1,0 +1,382 @@
+//! What must become of every record, decided a second time: from what its author meant, with no hash and no window.
+//!
+//! The oracle reads the log as replicas do, but looks each record up in the book of what was written instead of decoding
+//! it, keeps every event id for ever instead of a window, and the tree as a [`Plain`] map.
+
+use super::plain::{self, Plain};
+use bytes::Bytes;
+use confold_log::Record;
+use confold_model::code::Code;
+use confold_model::ids::{EventId, Revision, Time};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+/// Trees of past revisions that stay at hand.
+const TREES_KEPT: usize = 3_000;
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+/// What a record's bytes were made to say.
+#[derive(Clone, Debug)]
+pub enum Meaning {
+    Genesis,
+    /// Not an event, or one of another format: refused with this code by whoever can read.
+    Refused(Code),
+    Event { ours: bool, id: Option<EventId>, intent: u64, principal: u8, body: Body },
+}
+
+#[derive(Clone, Debug)]
+pub enum Body {
+    Commit(plain::Commit),
+    /// The version of `sim.proto`, or what is wrong.
+    Schema(Result<u32, Code>),
+    Tag { name: Rc<str>, revision: u64 },
+    Untag { names: Vec<Rc<str>> },
+    Retention { keep_revisions: u64, keep_age_ms: i64, keep_all: bool },
+    Prune { floor: Option<u64> },
+    Withdraw { id: EventId },
+    Activation { level: u32 },
+    Clock,
+    Mark { last_mark: u64 },
+    Checkpoint { replica: [u8; 16], position: u64, level: u32, forged: bool },
+    Fence,
+    Later,
+}
+
+/// What must become of the record at one position.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    pub outcome: u8,
+    pub code: u16,
+    pub id: Option<EventId>,
+    /// Of a duplicate: where the first copy stands.
+    pub first: Option<u64>,
+    pub made: bool,
+    pub revision: u64,
+    pub time: i64,
+    /// This event set the time by itself.
+    pub clock: bool,
+    pub level: u32,
+    pub floor: u64,
+    pub mark: bool,
+    /// A forged announcement about a mark that every replica has passed.
+    pub alarm: bool,
+}
+
+/// The first copy of an id that got as far as being decided, or its withdrawal.
+#[derive(Clone, Copy, Debug)]
+pub struct Met {
+    pub position: u64,
+    pub intent: u64,
+    pub principal: u8,
+    pub withdrawn: bool,
+}
+
+pub struct Oracle {
+    pub max_event_bytes: usize,
+    pub window: u64,
+    /// Every record that anybody handed to the log, by its bytes.
+    pub book: BTreeMap<Bytes, Rc<Meaning>>,
+    pub verdicts: Vec<Verdict>,
+    /// The log as it stands.
+    pub records: Vec<Record>,
+    pub met: BTreeMap<EventId, Met>,
+    /// Intentions that changed something or were accepted, each with its id: nobody's wish may come true twice.
+    pub applied: BTreeMap<u64, (EventId, u64)>,
+    pub schemas: Vec<(u64, u32)>,
+    pub tags: BTreeMap<Rc<str>, u64>,
+    pub marks: Vec<u64>,
+    pub floor: u64,
+    pub revision: u64,
+    pub level: u32,
+    tree: Rc<Plain>,
+    trees: VecDeque<(u64, Rc<Plain>)>,
+    time: i64,
+    last_mark: u64,
+    released: Vec<(u64, i64, u64)>,
+    retention: (u64, i64, bool),
+    checkpoints: BTreeMap<[u8; 16], (u64, i64, u32)>,
+}
+
+/// One intention applied twice: broken proposers do that, and it must show.
+#[derive(Debug)]
+pub struct AppliedTwice(pub String);
+
+impl Oracle {
+    pub fn new(max_event_bytes: usize, window: u64, retention: (u64, i64, bool)) -> Oracle {
+        Oracle {
+            max_event_bytes,
+            window,
+            book: BTreeMap::new(),
+            verdicts: Vec::new(),
+            records: Vec::new(),
+            met: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            schemas: Vec::new(),
+            tags: BTreeMap::new(),
+            marks: Vec::new(),
+            floor: 0,
+            revision: 0,
+            level: 1,
+            tree: Rc::default(),
+            trees: VecDeque::from([(0, Rc::default())]),
+            time: 0,
+            last_mark: 0,
+            released: Vec::new(),
+            retention,
+            checkpoints: BTreeMap::new(),
+        }
+    }
+
+    /// Keep-n, keep-age, keep-all.
+    pub fn retention(&self) -> (u64, i64, bool) {
+        self.retention
+    }
+
+    /// The tree of a revision, where it is recent.
+    pub fn tree_at(&self, revision: u64) -> Option<Rc<Plain>> {
+        let oldest = self.trees.front()?.0;
+        let (_, tree) = self.trees.get(usize::try_from(revision.checked_sub(oldest)?).ok()?)?;
+        Some(tree.clone())
+    }
+
+    pub fn is_kept(&self, revision: u64) -> bool {
+        is_kept(revision, self.revision, self.floor, &self.tags)
+    }
+
+    /// The version of the schema in force after a position; 0 before the first.
+    pub fn version_at(&self, position: u64) -> u32 {
+        self.schemas.iter().rev().find(|(at, _)| *at <= position).map_or(0, |(_, version)| *version)
+    }
+
+    /// Takes the next record of the log.
+    pub fn read(&mut self, record: &Record) -> Result<(), AppliedTwice> {
+        let position = record.position.0;
+        let meaning = self.book.get(&record.bytes).cloned().expect("whatever stands on the log was written down");
+        self.records.push(record.clone());
+        let mut time = self.time.max(record.time.0);
+        let mut clock = false;
+        let (mut mark, mut alarm) = (position.is_multiple_of(4096), false);
+        let before = self.revision;
+        let mut id_shown = None;
+        let mut first = None;
+        let mut fresh = None;
+        let result = if record.bytes.len() > self.max_event_bytes {
+            Err(Code::TooLarge)
+        } else {
+            match &*meaning {
+                Meaning::Genesis => Ok(true),
+                Meaning::Refused(code) => Err(*code),
+                Meaning::Event { ours, id, intent, principal, body } => {
+                    id_shown = *id;
+                    match self.admit(position, *ours, *id, *intent, *principal) {
+                        Admitted::Refused(code) => Err(code),
+                        Admitted::Duplicate(at) => {
+                            first = Some(at);
+                            Ok(false)
+                        }
+                        Admitted::Fresh => {
+                            fresh = id.map(|id| (id, *intent, *principal));
+                            if matches!(body, Body::Clock) {
+                                time = record.time.0;
+                                clock = true;
+                            }
+                            let decided = self.decide(position, time, *id, body);
+                            mark |= matches!((body, &decided), (Body::Mark { .. }, Ok(true)));
+                            alarm = decided == Ok(true)
+                                && matches!(body, Body::Checkpoint { forged: true, position, level: 1, .. }
+                                    if self.marks.iter().rev().take(200).any(|mark| mark == position));
+                            decided
+                        }
+                    }
+                }
+            }
+        };
+        let (outcome, code) = match (&result, first) {
+            (_, Some(_)) => (3, 0),
+            (Ok(true), _) => (0, 0),
+            (Ok(false), _) => (1, 0),
+            (Err(code), _) => (2, code.number()),
+        };
+        self.time = time;
+        let made = self.revision > before;
+        if let Some((id, intent, principal)) = fresh {
+            self.met.insert(id, Met { position, intent, principal, withdrawn: false });
+            // Tags and the like may be wished for again; a changed tree is counted.
+            if made && let Some((other, at)) = self.applied.insert(intent, (id, position)) {
+                return Err(AppliedTwice(format!("one intention, applied as {other} at {at} and as {id} at {position}")));
+            }
+        }
+        if mark {
+            self.last_mark = position;
+            self.marks.push(position);
+            if self.revision > self.floor {
+                self.released.push((position, time, self.revision));
+            }
+        }
+        let (revision, level, floor) = (self.revision, self.level, self.floor);
+        let verdict =
+            Verdict { outcome, code, id: id_shown, first, made, revision, time, clock: clock && outcome == 0, level, floor, mark, alarm };
+        self.verdicts.push(verdict);
+        Ok(())
+    }
+
+    fn admit(&self, position: u64, ours: bool, id: Option<EventId>, intent: u64, principal: u8) -> Admitted {
+        if !ours {
+            return Admitted::Refused(Code::Foreign);
+        }
+        let Some(id) = id else { return Admitted::Fresh };
+        if id.seen.0 >= position {
+            return Admitted::Refused(Code::Future);
+        }
+        if position - id.seen.0 > self.window {
+            return Admitted::Refused(Code::Expired);
+        }
+        match self.met.get(&id) {
+            None => Admitted::Fresh,
+            Some(met) if met.withdrawn => Admitted::Refused(Code::Withdrawn),
+            Some(met) if (met.intent, met.principal) == (intent, principal) => Admitted::Duplicate(met.position),
+            Some(_) => Admitted::Refused(Code::IdReused),
+        }
+    }
+
+    /// `Ok(true)`: accepted, `Ok(false)`: unchanged.
+    fn decide(&mut self, position: u64, time: i64, own: Option<EventId>, body: &Body) -> Result<bool, Code> {
+        match body {
+            Body::Commit(commit) => {
+                let version = self.schemas.last().map(|(_, version)| *version).ok_or(Code::SchemaInvalid)?;
+                let after = plain::commit(&self.tree, version, commit)?;
+                let changed = after != *self.tree;
+                if changed {
+                    self.revision += 1;
+                    self.tree = Rc::new(after);
+                    self.trees.push_back((self.revision, self.tree.clone()));
+                    if self.trees.len() > TREES_KEPT {
+                        self.trees.pop_front();
+                    }
+                }
+                Ok(changed)
+            }
+            Body::Schema(version) => {
+                let latest = self.schemas.last().map_or(0, |(_, version)| *version);
+                match version {
+                    Ok(version) if *version == latest => Ok(false),
+                    Ok(version) if *version < latest => Err(Code::SchemaInvalid),
+                    Ok(version) => {
+                        self.schemas.push((position, *version));
+                        Ok(true)
+                    }
+                    Err(code) => Err(*code),
+                }
+            }
+            Body::Tag { name, revision } => {
+                if name.is_empty() || &**name == "latest" || !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+                    return Err(Code::InvalidPath);
+                }
+                match *revision {
+                    revision if revision > self.revision => return Err(Code::Future),
+                    0 => return Err(Code::NotFound),
+                    revision if !self.is_kept(revision) => return Err(Code::Pruned),
+                    _ => {}
+                }
+                Ok(self.tags.insert(name.clone(), *revision) != Some(*revision))
+            }
+            Body::Untag { names } => {
+                if names.iter().any(|name| !self.tags.contains_key(name)) {
+                    return Err(Code::NotFound);
+                }
+                names.iter().for_each(|name| _ = self.tags.remove(name));
+                Ok(!names.is_empty())
+            }
+            Body::Retention { keep_revisions, keep_age_ms, keep_all } => {
+                if *keep_age_ms < 0 {
+                    return Err(Code::Limit);
+                }
+                let policy = (*keep_revisions, *keep_age_ms, *keep_all);
+                Ok(std::mem::replace(&mut self.retention, policy) != policy)
+            }
+            Body::Prune { floor } => {
+                let floor = match floor {
+                    Some(floor) if *floor >= self.revision => return Err(Code::Future),
+                    Some(floor) => *floor,
+                    None => self.policy_floor(time),
+                };
+                let raised = floor > self.floor;
+                if raised {
+                    self.floor = floor;
+                    self.released.retain(|(_, _, revision)| *revision > floor);
+                }
+                Ok(raised)
+            }
+            Body::Withdraw { id } => {
+                if own == Some(*id) {
+                    return Err(Code::IdReused);
+                }
+                if id.seen.0 >= position {
+                    return Err(Code::Future);
+                }
+                if position - id.seen.0 > self.window {
+                    return Err(Code::Expired);
+                }
+                if self.met.contains_key(id) {
+                    return Ok(false);
+                }
+                self.met.insert(*id, Met { position, intent: 0, principal: 0, withdrawn: true });
+                Ok(true)
+            }
+            Body::Activation { level } => {
+                let known = self.checkpoints.values().map(|(_, _, level)| *level).min().unwrap_or(0);
+                if *level != self.level + 1 || known < *level {
+                    return Err(Code::Unsupported);
+                }
+                self.level = *level;
+                Ok(true)
+            }
+            Body::Clock => Ok(true),
+            Body::Mark { last_mark } => Ok(*last_mark == self.last_mark),
+            Body::Checkpoint { replica, position: of, level, .. } => {
+                if *of >= position {
+                    return Err(Code::Future);
+                }
+                let newer = self.checkpoints.get(replica).is_none_or(|(last, _, _)| of > last);
+                if newer {
+                    self.checkpoints.retain(|_, (_, at, _)| time - *at <= 30 * DAY_MS);
+                    self.checkpoints.insert(*replica, (*of, time, *level));
+                }
+                Ok(newer)
+            }
+            Body::Fence => Ok(false),
+            Body::Later => Err(Code::Unsupported),
+        }
+    }
+
+    fn policy_floor(&self, time: i64) -> u64 {
+        let (keep_revisions, keep_age_ms, keep_all) = self.retention;
+        let lets_go = |(_, at, revision): &&(u64, i64, u64)| {
+            self.revision - revision >= keep_revisions.max(1) && time - at >= keep_age_ms
+        };
+        match self.released.iter().rev().find(lets_go) {
+            Some((_, _, revision)) if !keep_all => (*revision).max(self.floor),
+            _ => self.floor,
+        }
+    }
+}
+
+pub fn is_kept(revision: u64, latest: u64, floor: u64, tags: &BTreeMap<Rc<str>, u64>) -> bool {
+    revision <= latest && (revision > floor || revision == latest || tags.values().any(|tagged| *tagged == revision))
+}
+
+enum Admitted {
+    Fresh,
+    Duplicate(u64),
+    Refused(Code),
+}
+
+impl Verdict {
+    pub fn time(&self) -> Time {
+        Time(self.time)
+    }
+
+    pub fn made_revision(&self) -> Option<Revision> {
+        self.made.then_some(Revision(self.revision))
+    }
+}
