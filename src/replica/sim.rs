@@ -91,7 +91,12 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { events: 500, latest_repeat: 10_000, window: None, plant: None }
+        Options {
+            events: 500,
+            latest_repeat: 10_000,
+            window: None,
+            plant: None,
+        }
     }
 }
 
@@ -120,13 +125,18 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Failure { seed, step, breach } = self;
         writeln!(f, "seed {seed}, step {step}: {breach}")?;
-        write!(f, "again: CONFOLD_SEED={seed} cargo test --release -p confold-replica sim_one -- --nocapture")
+        write!(
+            f,
+            "again: CONFOLD_SEED={seed} cargo test --release -p confold-replica sim_one -- --nocapture"
+        )
     }
 }
 
 /// One history. The same seed and options give the same one, to the last byte.
 pub(crate) fn simulate(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
-    world::World::new(seed, options).run().map_err(|(step, breach)| Box::new(Failure { seed, step, breach }))
+    world::World::new(seed, options)
+        .run()
+        .map_err(|(step, breach)| Box::new(Failure { seed, step, breach }))
 }
 
 /// Many histories, on as many threads as there are cores. Stops at the first failure.
@@ -171,14 +181,23 @@ fn simulate_all(seeds: std::ops::Range<u64>, options: &Options) -> Result<(u64, 
 }
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
+    std::env::var(name).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number, not {text:?}"))
+    })
 }
 
 #[test]
 fn sim_one() {
     let seed = number("CONFOLD_SEED").unwrap_or(0);
     let events = number("CONFOLD_EVENTS").unwrap_or(Options::default().events);
-    match simulate(seed, &Options { events, ..Options::default() }) {
+    match simulate(
+        seed,
+        &Options {
+            events,
+            ..Options::default()
+        },
+    ) {
         Ok(report) => println!("{report:#?}"),
         Err(failure) => panic!("{failure}"),
     }
@@ -193,10 +212,19 @@ fn sim_thousand_seeds() {
     match simulate_all(first..first + seeds, &Options::default()) {
         Ok((events, folded, tally)) => {
             let seconds = started.elapsed().as_secs_f64();
-            println!("{seeds} seeds, {events} events, {folded} folded in {seconds:.1} s: {:.0} events/s", events as f64 / seconds);
+            println!(
+                "{seeds} seeds, {events} events, {folded} folded in {seconds:.1} s: {:.0} events/s",
+                events as f64 / seconds
+            );
             tally.0.iter().for_each(|(what, count)| println!("{count:>9}  {what}"));
-            let idle: Vec<&str> = MUST_HAPPEN.into_iter().filter(|what| !tally.0.contains_key(*what)).collect();
-            assert!(idle.is_empty() || seeds < 200, "never happened, so nothing is proven: {idle:?}");
+            let idle: Vec<&str> = MUST_HAPPEN
+                .into_iter()
+                .filter(|what| !tally.0.contains_key(*what))
+                .collect();
+            assert!(
+                idle.is_empty() || seeds < 200,
+                "never happened, so nothing is proven: {idle:?}"
+            );
         }
         Err(failure) => panic!("{failure}"),
     }
@@ -214,13 +242,22 @@ fn sim_the_same_seed_gives_the_same_trace_and_another_seed_another() {
 #[test]
 fn sim_on_a_long_log_late_repeats_change_nothing() {
     for (events, window) in [(100_000, 1 << 20), (20_000, 5_000)] {
-        let options = Options { events, window: Some(window), ..Options::default() };
+        let options = Options {
+            events,
+            window: Some(window),
+            ..Options::default()
+        };
         let report = simulate(4, &options).unwrap_or_else(|failure| panic!("{failure}"));
         let count = |what: &str| report.tally.0.get(what).copied().unwrap_or_default();
         println!("{report:#?}");
         assert!(count("fault: repeat") > events / 50, "{:?}", report.tally);
         assert!(count("outcome: duplicate ") > events / 50, "{:?}", report.tally);
-        assert_eq!(count("outcome: rejected EXPIRED") > events / 50, window < 10_000, "{:?}", report.tally);
+        assert_eq!(
+            count("outcome: rejected EXPIRED") > events / 50,
+            window < 10_000,
+            "{:?}",
+            report.tally
+        );
     }
 }
 
@@ -231,11 +268,17 @@ fn sim_every_planted_bug_is_caught_by_the_checker_meant_for_it() {
     let mut missed = Vec::new();
     let mut bitten = std::collections::BTreeSet::new();
     for plant in Plant::ALL {
-        let options = Options { plant: Some(plant), ..Options::default() };
+        let options = Options {
+            plant: Some(plant),
+            ..Options::default()
+        };
         let found = (0..seeds).find_map(|seed| simulate(seed, &options).err());
         match found {
             Some(failure) if plant.caught_by().contains(&failure.breach.check) => {
-                println!("{plant:?}: seed {}, step {}, {}", failure.seed, failure.step, failure.breach);
+                println!(
+                    "{plant:?}: seed {}, step {}, {}",
+                    failure.seed, failure.step, failure.breach
+                );
                 bitten.insert(failure.breach.check);
             }
             Some(failure) => missed.push(format!("{plant:?}: caught by another checker: {failure}")),

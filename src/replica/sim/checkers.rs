@@ -101,7 +101,10 @@ impl fmt::Display for Breach {
 pub type Held<T = ()> = Result<T, Breach>;
 
 pub fn breach<T>(check: Check, what: impl Into<String>) -> Held<T> {
-    Err(Breach { check, what: what.into() })
+    Err(Breach {
+        check,
+        what: what.into(),
+    })
 }
 
 /// What all replicas must agree on, and the checkers that are told to be silent.
@@ -117,11 +120,20 @@ pub struct Checkers {
 impl Checkers {
     pub fn new(silenced: &[Check]) -> Checkers {
         let silenced = silenced.iter().copied().collect();
-        Checkers { silenced, folded: Vec::new(), states: BTreeMap::new(), schemas: BTreeMap::new() }
+        Checkers {
+            silenced,
+            folded: Vec::new(),
+            states: BTreeMap::new(),
+            schemas: BTreeMap::new(),
+        }
     }
 
     pub fn require(&self, check: Check, holds: bool, what: impl FnOnce() -> String) -> Held {
-        if holds || self.silenced.contains(&check) { Ok(()) } else { breach(check, what()) }
+        if holds || self.silenced.contains(&check) {
+            Ok(())
+        } else {
+            breach(check, what())
+        }
     }
 
     /// After one record, within a batch.
@@ -157,38 +169,76 @@ impl Checkers {
             }
         }
         let Some(verdict) = oracle.verdicts.get(at) else {
-            return breach(Check::Positions, format!("replica {site} folded position {position}, which the log does not have"));
+            return breach(
+                Check::Positions,
+                format!("replica {site} folded position {position}, which the log does not have"),
+            );
         };
         self.require(Check::Time, state.time().0 == verdict.time, || {
-            format!("position {position}: replica {site} has time {}, it is {}", state.time().0, verdict.time)
+            format!(
+                "position {position}: replica {site} has time {}, it is {}",
+                state.time().0,
+                verdict.time
+            )
         })?;
         if let Some(before) = at.checked_sub(1).map(|at| &oracle.verdicts[at]) {
             self.require(Check::Time, verdict.clock || state.time().0 >= before.time, || {
-                format!("position {position}: time went back from {} to {}", before.time, state.time().0)
+                format!(
+                    "position {position}: time went back from {} to {}",
+                    before.time,
+                    state.time().0
+                )
             })?;
             self.require(Check::Level, before.level <= event::LEVEL, || {
-                format!("replica {site} folded position {position} at level {}, which it does not know", before.level)
+                format!(
+                    "replica {site} folded position {position} at level {}, which it does not know",
+                    before.level
+                )
             })?;
         }
         self.require(Check::Level, state.level() == verdict.level, || {
-            format!("position {position}: replica {site} is at level {}, not {}", state.level(), verdict.level)
+            format!(
+                "position {position}: replica {site} is at level {}, not {}",
+                state.level(),
+                verdict.level
+            )
         })?;
         let (revision, floor) = (state.revision().0, state.floor().0);
-        self.require(Check::Verdicts, (revision, floor) == (verdict.revision, verdict.floor), || {
-            let (wanted, low) = (verdict.revision, verdict.floor);
-            format!("position {position}: replica {site} has revision {revision} floor {floor}, not {wanted} and {low}")
-        })
+        self.require(
+            Check::Verdicts,
+            (revision, floor) == (verdict.revision, verdict.floor),
+            || {
+                let (wanted, low) = (verdict.revision, verdict.floor);
+                format!(
+                    "position {position}: replica {site} has revision {revision} floor {floor}, not {wanted} and {low}"
+                )
+            },
+        )
     }
 
     /// After a batch is in the store, before anybody hears of it.
-    pub fn committed(&mut self, site: usize, folder: &Folder, store: &MemoryStore, effects: &Effects, oracle: &Oracle) -> Held {
+    pub fn committed(
+        &mut self,
+        site: usize,
+        folder: &Folder,
+        store: &MemoryStore,
+        effects: &Effects,
+        oracle: &Oracle,
+    ) -> Held {
         let state = folder.state();
-        let Some(head) = store.head() else { return breach(Check::OneBatch, "a store without a head after a batch") };
+        let Some(head) = store.head() else {
+            return breach(Check::OneBatch, "a store without a head after a batch");
+        };
         let same = Some(head.applied) == state.position()
-            && (head.digest, head.chain, head.root, head.revision) == (state.digest(), state.chain(), state.root(), state.revision());
-        self.require(Check::OneBatch, same, || format!("replica {site}: the store's head {head:?} is not the fold's state"))?;
+            && (head.digest, head.chain, head.root, head.revision)
+                == (state.digest(), state.chain(), state.root(), state.revision());
+        self.require(Check::OneBatch, same, || {
+            format!("replica {site}: the store's head {head:?} is not the fold's state")
+        })?;
         let there = head.root == EMPTY_NODE || store.object(&head.root).is_ok();
-        self.require(Check::OneBatch, there, || format!("replica {site}: root {} of its head is not stored", head.root))?;
+        self.require(Check::OneBatch, there, || {
+            format!("replica {site}: root {} of its head is not stored", head.root)
+        })?;
         let first = head.applied.0 + 1 - effects.records;
         self.verdicts(site, first, effects, oracle)?;
         match effects.mark {
@@ -208,7 +258,11 @@ impl Checkers {
     fn agree_on(&mut self, site: usize, position: Position, hash: Hash) -> Held {
         let (other, theirs) = *self.states.entry(position).or_insert((site, hash));
         self.require(Check::Agreement, theirs == hash, || {
-            format!("position {position}: replica {site} has state {}, replica {other} {}", hash.short(), theirs.short())
+            format!(
+                "position {position}: replica {site} has state {}, replica {other} {}",
+                hash.short(),
+                theirs.short()
+            )
         })
     }
 
@@ -216,12 +270,16 @@ impl Checkers {
         let range = first as usize..(first + effects.records) as usize;
         let verdicts = &oracle.verdicts[range.clone()];
         let mut wanted: BTreeMap<(u8, u16), u64> = BTreeMap::new();
-        verdicts.iter().for_each(|verdict| *wanted.entry((verdict.outcome, verdict.code)).or_default() += 1);
+        verdicts
+            .iter()
+            .for_each(|verdict| *wanted.entry((verdict.outcome, verdict.code)).or_default() += 1);
         let mut settled = effects.settlements.iter();
         for (position, verdict) in range.clone().zip(verdicts) {
             let Some(id) = verdict.id else { continue };
             let Some(settlement) = settled.next() else {
-                return self.require(Check::Verdicts, false, || format!("replica {site} settles nothing at {position}"));
+                return self.require(Check::Verdicts, false, || {
+                    format!("replica {site} settles nothing at {position}")
+                });
             };
             let first = match &settlement.outcome {
                 confold_model::fold::Outcome::Duplicate(entry) => Some(entry.position.0),
@@ -241,29 +299,52 @@ impl Checkers {
         }
         let none_left = settled.next().is_none();
         self.require(Check::Verdicts, none_left && effects.outcomes == wanted, || {
-            format!("positions from {first}: replica {site} counts {:?}, must be {wanted:?}", effects.outcomes)
+            format!(
+                "positions from {first}: replica {site} counts {:?}, must be {wanted:?}",
+                effects.outcomes
+            )
         })?;
         let alarms = verdicts.iter().filter(|verdict| verdict.alarm).count();
         self.require(Check::Alarm, effects.disagreements.len() == alarms, || {
-            format!("positions from {first}: replica {site} raises {:?}, must raise {alarms}", effects.disagreements)
+            format!(
+                "positions from {first}: replica {site} raises {:?}, must raise {alarms}",
+                effects.disagreements
+            )
         })?;
-        let marks: Vec<usize> = range.clone().filter(|position| oracle.verdicts[*position].mark).collect();
+        let marks: Vec<usize> = range
+            .clone()
+            .filter(|position| oracle.verdicts[*position].mark)
+            .collect();
         let mark = effects.mark.map(|mark| mark.position.0 as usize);
         // A mark ends its batch, so there is one at most, and last.
-        self.require(Check::Verdicts, marks == mark.into_iter().collect::<Vec<_>>() && mark.is_none_or(|mark| mark + 1 == range.end), || {
-            format!("positions {range:?}: replica {site} marks {mark:?}, must mark {marks:?}")
-        })
+        self.require(
+            Check::Verdicts,
+            marks == mark.into_iter().collect::<Vec<_>>() && mark.is_none_or(|mark| mark + 1 == range.end),
+            || format!("positions {range:?}: replica {site} marks {mark:?}, must mark {marks:?}"),
+        )
     }
 
     /// The tree in the store, loaded anew, and the one that readers were given.
     pub fn tree(&self, site: usize, store: &MemoryStore, oracle: &Oracle) -> Held {
         let Some(head) = store.head() else { return Ok(()) };
-        let Some(plain) = oracle.tree_at(head.revision.0) else { return Ok(()) };
-        self.same_tree(&format!("replica {site} at revision {}", head.revision), &stored(head.root), store, &plain)
+        let Some(plain) = oracle.tree_at(head.revision.0) else {
+            return Ok(());
+        };
+        self.same_tree(
+            &format!("replica {site} at revision {}", head.revision),
+            &stored(head.root),
+            store,
+            &plain,
+        )
     }
 
     pub fn view(&self, site: usize, view: &View, store: &MemoryStore, plain: &Plain) -> Held {
-        self.same_tree(&format!("a view of replica {site} at revision {}", view.revision), &view.tree, store, plain)
+        self.same_tree(
+            &format!("a view of replica {site} at revision {}", view.revision),
+            &view.tree,
+            store,
+            plain,
+        )
     }
 
     fn same_tree(&self, whose: &str, tree: &Tree, objects: &dyn Objects, plain: &Plain) -> Held {
@@ -276,10 +357,14 @@ impl Checkers {
         if let Err(error) = read {
             return self.require(Check::Reachable, false, || format!("{whose}: {error}"));
         }
-        let wanted: BTreeMap<Rc<[Seg]>, Bytes> =
-            plain.iter().map(|(path, config)| (path.clone(), plain::config_bytes(config).into())).collect();
+        let wanted: BTreeMap<Rc<[Seg]>, Bytes> = plain
+            .iter()
+            .map(|(path, config)| (path.clone(), plain::config_bytes(config).into()))
+            .collect();
         self.require(Check::Tree, found == wanted, || {
-            let differs = |(path, bytes): &(&Rc<[Seg]>, &Bytes), other: &BTreeMap<Rc<[Seg]>, Bytes>| other.get(*path) != Some(*bytes);
+            let differs = |(path, bytes): &(&Rc<[Seg]>, &Bytes), other: &BTreeMap<Rc<[Seg]>, Bytes>| {
+                other.get(*path) != Some(*bytes)
+            };
             let more: Vec<_> = found.iter().filter(|one| differs(one, &wanted)).take(3).collect();
             let less: Vec<_> = wanted.iter().filter(|one| differs(one, &found)).take(3).collect();
             format!("{whose} has {more:?} where {less:?} should be")
@@ -290,20 +375,32 @@ impl Checkers {
     pub fn reachable(&self, site: usize, store: &MemoryStore, held: &[Hash], nothing_else: bool) -> Held {
         let Some(head) = store.head() else { return Ok(()) };
         let mut walk = Walk::new();
-        let rows = store.persisted(Revision(0)..=head.revision, Order::Ascending, usize::MAX).unwrap_or_default();
-        let roots = rows.iter().map(|row| row.root).chain([head.root]).chain(held.iter().copied());
-        roots.filter(|root| *root != EMPTY_NODE).for_each(|root| walk.add_root(root));
+        let rows = store
+            .persisted(Revision(0)..=head.revision, Order::Ascending, usize::MAX)
+            .unwrap_or_default();
+        let roots = rows
+            .iter()
+            .map(|row| row.root)
+            .chain([head.root])
+            .chain(held.iter().copied());
+        roots
+            .filter(|root| *root != EMPTY_NODE)
+            .for_each(|root| walk.add_root(root));
         let mut count = 0;
         while let Some(found) = walk.next(store) {
             if let Err(error) = found {
-                return self.require(Check::Reachable, false, || format!("replica {site}: a kept tree cannot be read: {error}"));
+                return self.require(Check::Reachable, false, || {
+                    format!("replica {site}: a kept tree cannot be read: {error}")
+                });
             }
             count += 1;
         }
         if !nothing_else {
             return Ok(());
         }
-        let stored = store.object_sizes(&Hash::ZERO, usize::MAX).map_or(0, |all| all.iter().filter(|(hash, _)| *hash != EMPTY_NODE).count());
+        let stored = store
+            .object_sizes(&Hash::ZERO, usize::MAX)
+            .map_or(0, |all| all.iter().filter(|(hash, _)| *hash != EMPTY_NODE).count());
         self.require(Check::Reachable, stored <= count, || {
             format!("replica {site}: {stored} objects stay after a sweep, the kept trees reach {count}")
         })
@@ -312,20 +409,39 @@ impl Checkers {
     /// History rows, ids and the trees at marks, as far as the store has come.
     pub fn history(&self, site: usize, store: &MemoryStore, oracle: &Oracle) -> Held {
         let Some(head) = store.head() else { return Ok(()) };
-        let rows = store.revisions(Revision(1)..=head.revision, Order::Ascending, usize::MAX).unwrap_or_default();
-        let made = oracle.verdicts[..=head.applied.0 as usize].iter().enumerate().filter(|(_, verdict)| verdict.made);
-        let found = rows.iter().map(|row| (row.position.0 as usize, row.revision.0, row.time.0, row.id, row.digest));
+        let rows = store
+            .revisions(Revision(1)..=head.revision, Order::Ascending, usize::MAX)
+            .unwrap_or_default();
+        let made = oracle.verdicts[..=head.applied.0 as usize]
+            .iter()
+            .enumerate()
+            .filter(|(_, verdict)| verdict.made);
+        let found = rows
+            .iter()
+            .map(|row| (row.position.0 as usize, row.revision.0, row.time.0, row.id, row.digest));
         let wanted = made.map(|(position, verdict)| {
-            (position, verdict.revision, verdict.time, verdict.id, oracle.records[position].digest)
+            (
+                position,
+                verdict.revision,
+                verdict.time,
+                verdict.id,
+                oracle.records[position].digest,
+            )
         });
         let same = found.eq(wanted);
-        self.require(Check::History, same, || format!("replica {site}: its history rows are not those of the log"))?;
+        self.require(Check::History, same, || {
+            format!("replica {site}: its history rows are not those of the log")
+        })?;
         for (position, verdict) in oracle.verdicts[..=head.applied.0 as usize].iter().enumerate() {
-            let (0, Some(id)) = (verdict.outcome, verdict.id) else { continue };
+            let (0, Some(id)) = (verdict.outcome, verdict.id) else {
+                continue;
+            };
             let row = store.id(&id, oracle.window).ok().flatten();
             let revision = if verdict.made { verdict.revision } else { 0 };
             let same = row.is_some_and(|row| (row.position.0, row.revision.0) == (position as u64, revision));
-            self.require(Check::History, same, || format!("replica {site}: id {id} accepted at {position} is indexed as {row:?}"))?;
+            self.require(Check::History, same, || {
+                format!("replica {site}: id {id} accepted at {position} is indexed as {row:?}")
+            })?;
         }
         for mark in oracle.marks.iter().filter(|mark| **mark <= head.applied.0) {
             let revision = Revision(oracle.verdicts[*mark as usize].revision);
@@ -333,7 +449,10 @@ impl Checkers {
             if revision <= head.floor || revision == Revision(0) {
                 continue;
             }
-            let row = store.persisted(revision..=revision, Order::Ascending, 1).unwrap_or_default().pop();
+            let row = store
+                .persisted(revision..=revision, Order::Ascending, 1)
+                .unwrap_or_default()
+                .pop();
             self.require(Check::History, row.is_some_and(|row| row.mark), || {
                 format!("replica {site}: the tree of the mark at {mark}, revision {revision}, is kept as {row:?}")
             })?;
@@ -345,7 +464,9 @@ impl Checkers {
     pub fn remade(&mut self, site: usize, store: &MemoryStore, revision: Revision, oracle: &Oracle) -> Held<Tree> {
         let base = store.persisted_at_or_below(revision).unwrap_or_default();
         let (mut tree, from) = base.map_or((Tree::empty(), Revision(0)), |base| (stored(base.root), base.revision));
-        let rows = store.revisions(Revision(from.0 + 1)..=revision, Order::Ascending, usize::MAX).unwrap_or_default();
+        let rows = store
+            .revisions(Revision(from.0 + 1)..=revision, Order::Ascending, usize::MAX)
+            .unwrap_or_default();
         for row in &rows {
             let record: &Record = &oracle.records[row.position.0 as usize];
             let version = oracle.version_at(row.position.0);
@@ -353,28 +474,68 @@ impl Checkers {
                 let set = super::workload::schema(version);
                 Arc::new(Schema::compile(set, "sim.Root").expect("the simulation's own schema"))
             });
-            let Ok(Event { body: Body::Commit(commit), .. }) = Event::decode(&record.bytes) else {
-                return breach(Check::History, format!("position {} made revision {} without a commit", row.position, row.revision));
+            let Ok(Event {
+                body: Body::Commit(commit),
+                ..
+            }) = Event::decode(&record.bytes)
+            else {
+                return breach(
+                    Check::History,
+                    format!(
+                        "position {} made revision {} without a commit",
+                        row.position, row.revision
+                    ),
+                );
             };
-            let limits = event::Limits { max_event_bytes: oracle.max_event_bytes as u64, ..event::Limits::default() };
+            let limits = event::Limits {
+                max_event_bytes: oracle.max_event_bytes as u64,
+                ..event::Limits::default()
+            };
             tree = match merge::commit(&tree, schema, &limits, &commit, store) {
                 Ok(Ok(tree)) => tree,
-                Ok(Err(refused)) => return breach(Check::History, format!("revision {} is refused when made again: {refused:?}", row.revision)),
-                Err(error) => return breach(Check::Reachable, format!("replica {site}: revision {revision} cannot be made again: {error}")),
+                Ok(Err(refused)) => {
+                    return breach(
+                        Check::History,
+                        format!("revision {} is refused when made again: {refused:?}", row.revision),
+                    );
+                }
+                Err(error) => {
+                    return breach(
+                        Check::Reachable,
+                        format!("replica {site}: revision {revision} cannot be made again: {error}"),
+                    );
+                }
             };
             if tree.root() != row.root {
-                return breach(Check::History, format!("revision {} has root {} when made again, its row {}", row.revision, tree.root(), row.root));
+                return breach(
+                    Check::History,
+                    format!(
+                        "revision {} has root {} when made again, its row {}",
+                        row.revision,
+                        tree.root(),
+                        row.root
+                    ),
+                );
             }
         }
         if let Some(plain) = oracle.tree_at(revision.0) {
-            self.same_tree(&format!("revision {revision}, made again by replica {site},"), &tree, store, &plain)?;
+            self.same_tree(
+                &format!("revision {revision}, made again by replica {site},"),
+                &tree,
+                store,
+                &plain,
+            )?;
         }
         Ok(tree)
     }
 }
 
 pub fn stored(root: Hash) -> Tree {
-    if root == EMPTY_NODE { Tree::empty() } else { Tree::at(root) }
+    if root == EMPTY_NODE {
+        Tree::empty()
+    } else {
+        Tree::at(root)
+    }
 }
 
 fn read_node(

@@ -1,9 +1,9 @@
 //! What goes wrong, how often, and how often it did.
 
+use bytes::Bytes;
 use confold_log::memory::AppendFault;
 use confold_model::ids::Hash;
 use confold_model::objects::{Objects, ObjectsError, ObjectsErrorCause};
-use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
@@ -58,7 +58,13 @@ impl Odds {
     }
 
     pub fn any(rng: &mut SmallRng) -> Odds {
-        let mut one_in = |low: u32, high: u32| if rng.random_ratio(1, 6) { 0 } else { rng.random_range(low..high) };
+        let mut one_in = |low: u32, high: u32| {
+            if rng.random_ratio(1, 6) {
+                0
+            } else {
+                rng.random_range(low..high)
+            }
+        };
         Odds {
             append_fault: one_in(4, 40),
             lost_in_flight: one_in(10, 60),
@@ -80,7 +86,12 @@ impl Odds {
 
     /// The same, with everything that copies or walks a whole store this many times as rare.
     pub fn rarer(self, times: u32) -> Odds {
-        Odds { crash: self.crash * times.div_ceil(8), snapshot: self.snapshot * times, sweep: self.sweep * times, ..self }
+        Odds {
+            crash: self.crash * times.div_ceil(8),
+            snapshot: self.snapshot * times,
+            sweep: self.sweep * times,
+            ..self
+        }
     }
 }
 
@@ -109,7 +120,12 @@ pub struct Reads<'a> {
 
 impl<'a> Reads<'a> {
     pub fn good(objects: &'a dyn Objects) -> Reads<'a> {
-        Reads { objects, countdown: AtomicI64::new(-1), failed: AtomicI64::new(0), lies: false }
+        Reads {
+            objects,
+            countdown: AtomicI64::new(-1),
+            failed: AtomicI64::new(0),
+            lies: false,
+        }
     }
 
     pub fn fail_after(self, reads: i64) -> Reads<'a> {
@@ -130,7 +146,10 @@ impl Objects for Reads<'_> {
     fn object(&self, hash: &Hash) -> Result<Bytes, ObjectsError> {
         if self.countdown.fetch_sub(1, Relaxed) == 0 {
             self.failed.fetch_add(1, Relaxed);
-            return Err(ObjectsError { hash: *hash, cause: ObjectsErrorCause::Unavailable("told to fail".into()) });
+            return Err(ObjectsError {
+                hash: *hash,
+                cause: ObjectsErrorCause::Unavailable("told to fail".into()),
+            });
         }
         let bytes = self.objects.object(hash)?;
         if self.lies {

@@ -21,7 +21,13 @@ pub enum Meaning {
     Genesis,
     /// Not an event, or one of another format: refused with this code by whoever can read.
     Refused(Code),
-    Event { ours: bool, id: Option<EventId>, intent: u64, principal: u8, body: Body },
+    Event {
+        ours: bool,
+        id: Option<EventId>,
+        intent: u64,
+        principal: u8,
+        body: Body,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -29,15 +35,37 @@ pub enum Body {
     Commit(plain::Commit),
     /// The version of `sim.proto`, or what is wrong.
     Schema(Result<u32, Code>),
-    Tag { name: Rc<str>, revision: u64 },
-    Untag { names: Vec<Rc<str>> },
-    Retention { keep_revisions: u64, keep_age_ms: i64, keep_all: bool },
-    Prune { floor: Option<u64> },
-    Withdraw { id: EventId },
-    Activation { level: u32 },
+    Tag {
+        name: Rc<str>,
+        revision: u64,
+    },
+    Untag {
+        names: Vec<Rc<str>>,
+    },
+    Retention {
+        keep_revisions: u64,
+        keep_age_ms: i64,
+        keep_all: bool,
+    },
+    Prune {
+        floor: Option<u64>,
+    },
+    Withdraw {
+        id: EventId,
+    },
+    Activation {
+        level: u32,
+    },
     Clock,
-    Mark { last_mark: u64 },
-    Checkpoint { replica: [u8; 16], position: u64, level: u32, forged: bool },
+    Mark {
+        last_mark: u64,
+    },
+    Checkpoint {
+        replica: [u8; 16],
+        position: u64,
+        level: u32,
+        forged: bool,
+    },
     Fence,
     Later,
 }
@@ -145,13 +173,21 @@ impl Oracle {
 
     /// The version of the schema in force after a position; 0 before the first.
     pub fn version_at(&self, position: u64) -> u32 {
-        self.schemas.iter().rev().find(|(at, _)| *at <= position).map_or(0, |(_, version)| *version)
+        self.schemas
+            .iter()
+            .rev()
+            .find(|(at, _)| *at <= position)
+            .map_or(0, |(_, version)| *version)
     }
 
     /// Takes the next record of the log.
     pub fn read(&mut self, record: &Record) -> Result<(), AppliedTwice> {
         let position = record.position.0;
-        let meaning = self.book.get(&record.bytes).cloned().expect("whatever stands on the log was written down");
+        let meaning = self
+            .book
+            .get(&record.bytes)
+            .cloned()
+            .expect("whatever stands on the log was written down");
         self.records.push(record.clone());
         let mut time = self.time.max(record.time.0);
         let mut clock = false;
@@ -166,7 +202,13 @@ impl Oracle {
             match &*meaning {
                 Meaning::Genesis => Ok(true),
                 Meaning::Refused(code) => Err(*code),
-                Meaning::Event { ours, id, intent, principal, body } => {
+                Meaning::Event {
+                    ours,
+                    id,
+                    intent,
+                    principal,
+                    body,
+                } => {
                     id_shown = *id;
                     match self.admit(position, *ours, *id, *intent, *principal) {
                         Admitted::Refused(code) => Err(code),
@@ -200,10 +242,20 @@ impl Oracle {
         self.time = time;
         let made = self.revision > before;
         if let Some((id, intent, principal)) = fresh {
-            self.met.insert(id, Met { position, intent, principal, withdrawn: false });
+            self.met.insert(
+                id,
+                Met {
+                    position,
+                    intent,
+                    principal,
+                    withdrawn: false,
+                },
+            );
             // Tags and the like may be wished for again; a changed tree is counted.
             if made && let Some((other, at)) = self.applied.insert(intent, (id, position)) {
-                return Err(AppliedTwice(format!("one intention, applied as {other} at {at} and as {id} at {position}")));
+                return Err(AppliedTwice(format!(
+                    "one intention, applied as {other} at {at} and as {id} at {position}"
+                )));
             }
         }
         if mark {
@@ -214,8 +266,20 @@ impl Oracle {
             }
         }
         let (revision, level, floor) = (self.revision, self.level, self.floor);
-        let verdict =
-            Verdict { outcome, code, id: id_shown, first, made, revision, time, clock: clock && outcome == 0, level, floor, mark, alarm };
+        let verdict = Verdict {
+            outcome,
+            code,
+            id: id_shown,
+            first,
+            made,
+            revision,
+            time,
+            clock: clock && outcome == 0,
+            level,
+            floor,
+            mark,
+            alarm,
+        };
         self.verdicts.push(verdict);
         Ok(())
     }
@@ -243,7 +307,11 @@ impl Oracle {
     fn decide(&mut self, position: u64, time: i64, own: Option<EventId>, body: &Body) -> Result<bool, Code> {
         match body {
             Body::Commit(commit) => {
-                let version = self.schemas.last().map(|(_, version)| *version).ok_or(Code::SchemaInvalid)?;
+                let version = self
+                    .schemas
+                    .last()
+                    .map(|(_, version)| *version)
+                    .ok_or(Code::SchemaInvalid)?;
                 let after = plain::commit(&self.tree, version, commit)?;
                 let changed = after != *self.tree;
                 if changed {
@@ -287,7 +355,11 @@ impl Oracle {
                 names.iter().for_each(|name| _ = self.tags.remove(name));
                 Ok(!names.is_empty())
             }
-            Body::Retention { keep_revisions, keep_age_ms, keep_all } => {
+            Body::Retention {
+                keep_revisions,
+                keep_age_ms,
+                keep_all,
+            } => {
                 if *keep_age_ms < 0 {
                     return Err(Code::Limit);
                 }
@@ -320,7 +392,15 @@ impl Oracle {
                 if self.met.contains_key(id) {
                     return Ok(false);
                 }
-                self.met.insert(*id, Met { position, intent: 0, principal: 0, withdrawn: true });
+                self.met.insert(
+                    *id,
+                    Met {
+                        position,
+                        intent: 0,
+                        principal: 0,
+                        withdrawn: true,
+                    },
+                );
                 Ok(true)
             }
             Body::Activation { level } => {
@@ -333,7 +413,12 @@ impl Oracle {
             }
             Body::Clock => Ok(true),
             Body::Mark { last_mark } => Ok(*last_mark == self.last_mark),
-            Body::Checkpoint { replica, position: of, level, .. } => {
+            Body::Checkpoint {
+                replica,
+                position: of,
+                level,
+                ..
+            } => {
                 if *of >= position {
                     return Err(Code::Future);
                 }

@@ -47,7 +47,8 @@ pub enum Child {
 
 impl Child {
     pub fn kind(self) -> Kind {
-        let (Child::Single(kind) | Child::List(kind) | Child::Text(kind) | Child::Unsigned(kind) | Child::Signed(kind)) = self;
+        let (Child::Single(kind) | Child::List(kind) | Child::Text(kind) | Child::Unsigned(kind) | Child::Signed(kind)) =
+            self;
         kind
     }
 
@@ -75,7 +76,10 @@ impl Kind {
     }
 
     pub fn child(self, field: u32, version: u32) -> Option<Child> {
-        let found = self.children().iter().find(|(number, _, since)| *number == field && *since <= version);
+        let found = self
+            .children()
+            .iter()
+            .find(|(number, _, since)| *number == field && *since <= version);
         found.map(|(_, child, _)| *child)
     }
 }
@@ -88,16 +92,24 @@ pub enum Goal {
 }
 
 pub fn goal(at: &[Seg], version: u32) -> Result<Goal, Code> {
-    let mut goal = Goal::Node { kind: Kind::Root, keyed: false };
+    let mut goal = Goal::Node {
+        kind: Kind::Root,
+        keyed: false,
+    };
     for (field, key) in at {
-        let Goal::Node { kind, .. } = goal else { return Err(Code::IsAContainer) };
+        let Goal::Node { kind, .. } = goal else {
+            return Err(Code::IsAContainer);
+        };
         let child = kind.child(*field, version).ok_or(Code::NotFound)?;
         goal = match (child, key) {
             (Child::Single(kind), None) => Goal::Node { kind, keyed: false },
             (Child::Single(_), Some(_)) => return Err(Code::NotAContainer),
             (Child::List(_), Some(_)) => return Err(Code::NotKeyed),
             (_, None) => Goal::Container { child },
-            (_, Some(_)) => Goal::Node { kind: child.kind(), keyed: true },
+            (_, Some(_)) => Goal::Node {
+                kind: child.kind(),
+                keyed: true,
+            },
         };
     }
     Ok(goal)
@@ -174,7 +186,11 @@ pub fn commit(before: &Plain, version: u32, commit: &Commit) -> Result<Plain, Co
         check_guard(before, version, guard)?;
     }
     // All are decided on the tree before the commit, then all happen.
-    let edits = commit.operations.iter().map(|operation| decide(before, version, operation)).collect::<Result<Vec<_>, _>>()?;
+    let edits = commit
+        .operations
+        .iter()
+        .map(|operation| decide(before, version, operation))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut after = before.clone();
     for (operation, edit) in commit.operations.iter().zip(edits) {
         match edit {
@@ -225,9 +241,11 @@ fn decide(tree: &Plain, version: u32, operation: &Operation) -> Result<Edit, Cod
         }
         (Update(_) | Masked(..) | UpdateWithChildren(_), Goal::Container { .. }) => Err(Code::IsAContainer),
         (Add(_), Goal::Node { keyed: false, .. }) => Err(Code::NotAContainer),
-        (Add(_) | Put(_) | Remove, Goal::Container { child }) => {
-            Err(if matches!(child, Child::List(_)) { Code::NotKeyed } else { Code::IsAContainer })
-        }
+        (Add(_) | Put(_) | Remove, Goal::Container { child }) => Err(if matches!(child, Child::List(_)) {
+            Code::NotKeyed
+        } else {
+            Code::IsAContainer
+        }),
         (Remove, Goal::Node { keyed: false, .. }) => Err(Code::NotAContainer),
         (Add(value) | Put(value) | Replace(value), Goal::Node { kind, keyed }) => {
             subtree(tree, version, operation, kind, keyed, value)
@@ -238,10 +256,12 @@ fn decide(tree: &Plain, version: u32, operation: &Operation) -> Result<Edit, Cod
             match &operation.base {
                 None if there.is_none() => Err(Code::NotFound),
                 None => Ok(Edit::Content(Plain::new())),
-                Some(seen) => Ok(match merge(seen, there.clone().map(Seen::Content), None)? || there.is_none() {
-                    true => Edit::Nothing,
-                    false => Edit::Content(Plain::new()),
-                }),
+                Some(seen) => Ok(
+                    match merge(seen, there.clone().map(Seen::Content), None)? || there.is_none() {
+                        true => Edit::Nothing,
+                        false => Edit::Content(Plain::new()),
+                    },
+                ),
             }
         }
     }
@@ -266,7 +286,10 @@ fn update(tree: &Plain, version: u32, operation: &Operation, kind: Kind, keyed: 
         return Err(Code::ChildrenInUpdate);
     }
     let (new, mask) = match (&operation.kind, whole) {
-        (OperationKind::Masked(value, mask), _) => (old.as_deref().map_or(value.clone(), |old| overlaid(old, value, mask)), mask.clone()),
+        (OperationKind::Masked(value, mask), _) => (
+            old.as_deref().map_or(value.clone(), |old| overlaid(old, value, mask)),
+            mask.clone(),
+        ),
         (_, whole) => (whole.unwrap_or_default(), Vec::new()),
     };
     if old.is_some() && !mask.is_empty() {
@@ -278,8 +301,22 @@ fn update(tree: &Plain, version: u32, operation: &Operation, kind: Kind, keyed: 
         return Err(Code::ReadOnlyField);
     }
     if let Some(seen) = &operation.base {
-        let shown = |config: &Config| Seen::Config(if mask.is_empty() { config.clone() } else { masked(config, &mask) });
-        if merge(seen, old.as_deref().map(&shown), Some(if old.is_some() { shown(&new) } else { Seen::Config(new.clone()) }))? {
+        let shown = |config: &Config| {
+            Seen::Config(if mask.is_empty() {
+                config.clone()
+            } else {
+                masked(config, &mask)
+            })
+        };
+        if merge(
+            seen,
+            old.as_deref().map(&shown),
+            Some(if old.is_some() {
+                shown(&new)
+            } else {
+                Seen::Config(new.clone())
+            }),
+        )? {
             return Ok(Edit::Nothing);
         }
         if old.is_none() {
@@ -289,10 +326,22 @@ fn update(tree: &Plain, version: u32, operation: &Operation, kind: Kind, keyed: 
     Ok(Edit::Config(new))
 }
 
-fn subtree(tree: &Plain, version: u32, operation: &Operation, kind: Kind, keyed: bool, value: &Plain) -> Result<Edit, Code> {
+fn subtree(
+    tree: &Plain,
+    version: u32,
+    operation: &Operation,
+    kind: Kind,
+    keyed: bool,
+    value: &Plain,
+) -> Result<Edit, Code> {
     readable(operation, version)?;
     let at = &operation.at;
-    check_key(at, kind, keyed, value.get(&[][..]).map_or(&Config::new(), |config| config))?;
+    check_key(
+        at,
+        kind,
+        keyed,
+        value.get(&[][..]).map_or(&Config::new(), |config| config),
+    )?;
     let there = content(tree, at);
     let parent = exists(tree, &at[..at.len().saturating_sub(1)]);
     if operation.base.is_none() {
@@ -319,7 +368,11 @@ fn subtree(tree: &Plain, version: u32, operation: &Operation, kind: Kind, keyed:
 fn container(tree: &Plain, version: u32, operation: &Operation, value: &Plain) -> Result<Edit, Code> {
     readable(operation, version)?;
     let Some(there) = content(tree, &operation.at) else {
-        return Err(if operation.base.is_some() { Code::Conflict } else { Code::NotFound });
+        return Err(if operation.base.is_some() {
+            Code::Conflict
+        } else {
+            Code::NotFound
+        });
     };
     check_strict(tree, operation, value)?;
     if let Some(seen) = &operation.base
@@ -350,7 +403,11 @@ fn merge(seen: &Seen, current: Option<Seen>, wanted: Option<Seen>) -> Result<boo
 /// Whether the value's bytes are canonical under this version of the schema.
 fn readable(operation: &Operation, version: u32) -> Result<(), Code> {
     operation.spoilt.map_or(Ok(()), Err)?;
-    if version < 3 && has_note(&operation.kind) { Err(Code::UnknownField) } else { Ok(()) }
+    if version < 3 && has_note(&operation.kind) {
+        Err(Code::UnknownField)
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether a value sets the one field that only version 3 has: a device's note.
@@ -359,7 +416,9 @@ pub fn has_note(kind: &OperationKind) -> bool {
     let notes = |config: &Config| config.contains_key(&[20][..]);
     match kind {
         Update(config) | Masked(config, _) => notes(config),
-        UpdateWithChildren(piece) | Add(piece) | Put(piece) | Replace(piece) => piece.values().any(|config| notes(config)),
+        UpdateWithChildren(piece) | Add(piece) | Put(piece) | Replace(piece) => {
+            piece.values().any(|config| notes(config))
+        }
         Remove => false,
     }
 }
@@ -381,7 +440,11 @@ fn check_strict(tree: &Plain, operation: &Operation, value: &Plain) -> Result<()
         serial(new) != old.and_then(|old| serial(old))
     };
     // A node that is no device has no field 4.
-    if operation.strict && value.iter().any(changed) { Err(Code::ReadOnlyField) } else { Ok(()) }
+    if operation.strict && value.iter().any(changed) {
+        Err(Code::ReadOnlyField)
+    } else {
+        Ok(())
+    }
 }
 
 fn serial(config: &Config) -> Option<&Value> {
@@ -410,7 +473,11 @@ pub fn exists(tree: &Plain, at: &[Seg]) -> bool {
 
 /// All that is at and below a path, relative to it; of a container its elements. `None`: it is not there.
 pub fn content(tree: &Plain, at: &[Seg]) -> Option<Plain> {
-    exists(tree, at).then(|| below(tree, at).map(|(path, config)| (relative(path, at), config.clone())).collect())
+    exists(tree, at).then(|| {
+        below(tree, at)
+            .map(|(path, config)| (relative(path, at), config.clone()))
+            .collect()
+    })
 }
 
 /// A single child that is not stored has the empty config.
@@ -430,9 +497,13 @@ fn below<'a>(tree: &'a Plain, at: &[Seg]) -> impl Iterator<Item = (&'a Rc<[Seg]>
 
 /// Whether `path` is `at` or below it; elements lie below their container.
 pub fn lies_below(path: &[Seg], at: &[Seg]) -> bool {
-    let Some((last, above)) = at.split_last() else { return true };
+    let Some((last, above)) = at.split_last() else {
+        return true;
+    };
     path.starts_with(above)
-        && path.get(above.len()).is_some_and(|step| step == last || (last.1.is_none() && step.0 == last.0))
+        && path
+            .get(above.len())
+            .is_some_and(|step| step == last || (last.1.is_none() && step.0 == last.0))
 }
 
 /// A path below a node without the node's own; below a container the element's step stays.
@@ -447,7 +518,10 @@ fn relative(path: &[Seg], at: &[Seg]) -> Rc<[Seg]> {
 fn joined(at: &[Seg], below: &[Seg]) -> Rc<[Seg]> {
     let of_container = at.last().zip(below.first()).is_some_and(|(last, first)| {
         // Below a container the first step repeats its field, with a key.
-        last.1.is_none() && first.1.is_some() && last.0 == first.0 && matches!(goal(at, u32::MAX), Ok(Goal::Container { .. }))
+        last.1.is_none()
+            && first.1.is_some()
+            && last.0 == first.0
+            && matches!(goal(at, u32::MAX), Ok(Goal::Container { .. }))
     });
     let above = if of_container { &at[..at.len() - 1] } else { at };
     above.iter().chain(below).cloned().collect()
@@ -456,9 +530,17 @@ fn joined(at: &[Seg], below: &[Seg]) -> Rc<[Seg]> {
 /// The fields that a mask names.
 pub fn masked(config: &Config, mask: &[Vec<u32>]) -> Config {
     let named = |way: &[u32]| mask.iter().any(|path| way.starts_with(path));
-    let mut found: Config = config.iter().filter(|(way, _)| named(way)).map(|(way, value)| (way.clone(), value.clone())).collect();
+    let mut found: Config = config
+        .iter()
+        .filter(|(way, _)| named(way))
+        .map(|(way, value)| (way.clone(), value.clone()))
+        .collect();
     // A message is there when something in it is.
-    let parents: Vec<Vec<u32>> = found.keys().filter(|way| way.len() > 1).map(|way| way[..1].to_vec()).collect();
+    let parents: Vec<Vec<u32>> = found
+        .keys()
+        .filter(|way| way.len() > 1)
+        .map(|way| way[..1].to_vec())
+        .collect();
     found.extend(parents.into_iter().map(|way| (way, Value::Message)));
     found
 }
@@ -479,7 +561,10 @@ pub fn config_bytes(config: &Config) -> Vec<u8> {
 
 /// A node with all below it as one message; `piece` is relative to the node.
 pub fn message_bytes(kind: Kind, piece: &Plain) -> Vec<u8> {
-    let mut all = piece.get(&[][..]).map(|config| records(config, &[])).unwrap_or_default();
+    let mut all = piece
+        .get(&[][..])
+        .map(|config| records(config, &[]))
+        .unwrap_or_default();
     for (field, child, _) in kind.children() {
         all.extend(child_records(*field, *child, piece));
     }
@@ -489,21 +574,33 @@ pub fn message_bytes(kind: Kind, piece: &Plain) -> Vec<u8> {
 
 /// A container as its parent's message with that one field; `piece` is relative to the container.
 pub fn container_bytes(field: u32, child: Child, piece: &Plain) -> Vec<u8> {
-    child_records(field, child, piece).into_iter().flat_map(|(_, bytes)| bytes).collect()
+    child_records(field, child, piece)
+        .into_iter()
+        .flat_map(|(_, bytes)| bytes)
+        .collect()
 }
 
 fn child_records(field: u32, child: Child, piece: &Plain) -> Vec<(u32, Vec<u8>)> {
-    let mut tops: Vec<Seg> = piece.keys().filter_map(|path| path.first()).filter(|step| step.0 == field).cloned().collect();
+    let mut tops: Vec<Seg> = piece
+        .keys()
+        .filter_map(|path| path.first())
+        .filter(|step| step.0 == field)
+        .cloned()
+        .collect();
     tops.dedup();
     let one = |top: Seg| {
-        let inner = below(piece, std::slice::from_ref(&top)).map(|(path, config)| (path[1..].into(), config.clone())).collect();
+        let inner = below(piece, std::slice::from_ref(&top))
+            .map(|(path, config)| (path[1..].into(), config.clone()))
+            .collect();
         (field, delimited(field, &message_bytes(child.kind(), &inner)))
     };
     tops.into_iter().map(one).collect()
 }
 
 fn records(config: &Config, above: &[u32]) -> Vec<(u32, Vec<u8>)> {
-    let here = config.iter().filter(|(way, _)| way.len() == above.len() + 1 && way.starts_with(above));
+    let here = config
+        .iter()
+        .filter(|(way, _)| way.len() == above.len() + 1 && way.starts_with(above));
     here.map(|(way, value)| {
         let number = way[above.len()];
         let bytes = match value {
@@ -514,8 +611,13 @@ fn records(config: &Config, above: &[u32]) -> Vec<(u32, Vec<u8>)> {
                 delimited(number, &inner)
             }
             Value::Map(entries) => {
-                let entry = |(key, value): (&String, &String)| [delimited(1, key.as_bytes()), delimited(2, value.as_bytes())].concat();
-                entries.iter().flat_map(|pair| delimited(number, &entry(pair))).collect()
+                let entry = |(key, value): (&String, &String)| {
+                    [delimited(1, key.as_bytes()), delimited(2, value.as_bytes())].concat()
+                };
+                entries
+                    .iter()
+                    .flat_map(|pair| delimited(number, &entry(pair)))
+                    .collect()
             }
         };
         (number, bytes)
@@ -524,7 +626,12 @@ fn records(config: &Config, above: &[u32]) -> Vec<(u32, Vec<u8>)> {
 }
 
 fn delimited(number: u32, bytes: &[u8]) -> Vec<u8> {
-    [varint(u64::from(number) << 3 | 2), varint(bytes.len() as u64), bytes.to_vec()].concat()
+    [
+        varint(u64::from(number) << 3 | 2),
+        varint(bytes.len() as u64),
+        bytes.to_vec(),
+    ]
+    .concat()
 }
 
 fn varint(mut value: u64) -> Vec<u8> {

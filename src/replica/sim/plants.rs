@@ -103,7 +103,9 @@ impl Plant {
     /// One of these must fire.
     pub fn caught_by(self) -> &'static [Check] {
         match self {
-            Plant::OtherTime | Plant::SkippedAndRenumbered | Plant::SwappedAndRenumbered | Plant::FlippedLeaf => &[Check::Digest],
+            Plant::OtherTime | Plant::SkippedAndRenumbered | Plant::SwappedAndRenumbered | Plant::FlippedLeaf => {
+                &[Check::Digest]
+            }
             Plant::OtherTimeAndDigest => &[Check::Time],
             Plant::SkippedRecord | Plant::SwappedRecords => &[Check::Positions],
             Plant::SkippedUnseen => &[Check::Agreement],
@@ -131,10 +133,22 @@ impl Plant {
         match self {
             Plant::OtherTimeAndDigest => &[Check::Digest, Check::Agreement],
             Plant::SkippedUnseen => &[Check::Digest],
-            Plant::FlippedLeafInTree => &[Check::Digest, Check::Agreement, Check::Verdicts, Check::History, Check::Alarm],
-            Plant::FlippedLeafAnnounced => {
-                &[Check::Digest, Check::Agreement, Check::Verdicts, Check::Tree, Check::History, Check::Views, Check::Answers]
-            }
+            Plant::FlippedLeafInTree => &[
+                Check::Digest,
+                Check::Agreement,
+                Check::Verdicts,
+                Check::History,
+                Check::Alarm,
+            ],
+            Plant::FlippedLeafAnnounced => &[
+                Check::Digest,
+                Check::Agreement,
+                Check::Verdicts,
+                Check::Tree,
+                Check::History,
+                Check::Views,
+                Check::Answers,
+            ],
             Plant::LostWindowUnseen => &[Check::StateRows, Check::Pure, Check::Agreement],
             _ => &[],
         }
@@ -145,8 +159,14 @@ impl Plant {
         use Plant::*;
         matches!(
             self,
-            OtherTime | OtherTimeAndDigest | SkippedAndRenumbered | SkippedUnseen | SwappedAndRenumbered | FlippedLeaf
-                | FlippedLeafInTree | FlippedLeafAnnounced
+            OtherTime
+                | OtherTimeAndDigest
+                | SkippedAndRenumbered
+                | SkippedUnseen
+                | SwappedAndRenumbered
+                | FlippedLeaf
+                | FlippedLeafInTree
+                | FlippedLeafAnnounced
         )
     }
 }
@@ -165,7 +185,14 @@ pub struct Feed {
 
 impl Feed {
     pub fn new(plant: Option<Plant>, from: Position) -> Feed {
-        Feed { plant, from, told: false, lie: None, last: Hash::ZERO, held_back: None }
+        Feed {
+            plant,
+            from,
+            told: false,
+            lie: None,
+            last: Hash::ZERO,
+            held_back: None,
+        }
     }
 
     /// What is given to the replica for the next record of the log.
@@ -175,7 +202,9 @@ impl Feed {
     }
 
     fn twisted(&mut self, mut record: Record) -> Vec<Record> {
-        let Some(plant) = self.plant.filter(|_| record.position >= self.from) else { return vec![record] };
+        let Some(plant) = self.plant.filter(|_| record.position >= self.from) else {
+            return vec![record];
+        };
         if let Some(before) = self.held_back.take() {
             self.told = true;
             return vec![record, before];
@@ -234,11 +263,20 @@ impl Feed {
 /// The same commit with another text in one of its puts.
 fn flipped(record: &Record) -> Option<Vec<u8>> {
     let mut event = Event::decode(&record.bytes).ok()?;
-    let Body::Commit(commit) = &mut event.body else { return None };
-    let operation = commit.operations.iter_mut().find(|operation| operation.base.is_none())?;
-    let (OperationKind::Add { value } | OperationKind::Put { value }) = &mut operation.kind else { return None };
+    let Body::Commit(commit) = &mut event.body else {
+        return None;
+    };
+    let operation = commit
+        .operations
+        .iter_mut()
+        .find(|operation| operation.base.is_none())?;
+    let (OperationKind::Add { value } | OperationKind::Put { value }) = &mut operation.kind else {
+        return None;
+    };
     // A label or name of one letter: field 2, one byte.
-    let at = value.windows(3).position(|three| three[0] == 0x12 && three[1] == 1 && three[2].is_ascii_lowercase())?;
+    let at = value
+        .windows(3)
+        .position(|three| three[0] == 0x12 && three[1] == 1 && three[2].is_ascii_lowercase())?;
     value.to_mut()[at + 2] ^= 1;
     Some(event.encode())
 }

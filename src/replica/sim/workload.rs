@@ -5,7 +5,9 @@ use super::plain::{self, Child, Config, Goal, Kind, Plain, Seen, Seg, Value};
 use crate::view::View;
 use bytes::Bytes;
 use confold_model::code::Code;
-use confold_model::event::{self, Base, Body, Checkpoint, Event, Expect, Guard, Operation, OperationKind, RetentionPolicy};
+use confold_model::event::{
+    self, Base, Body, Checkpoint, Event, Expect, Guard, Operation, OperationKind, RetentionPolicy,
+};
 use confold_model::ids::{EventId, Hash, Incarnation, Position, Revision};
 use confold_model::objects::{Objects, ObjectsError};
 use confold_model::path::{Path, Step};
@@ -48,7 +50,11 @@ pub struct Envelope {
 /// The descriptor set of one version of `sim.proto`.
 pub fn schema(version: u32) -> &'static Bytes {
     static SETS: OnceLock<Vec<Bytes>> = OnceLock::new();
-    let sets = SETS.get_or_init(|| (1..=VERSIONS).map(|version| compiled(|text| unlocked(text, version))).collect());
+    let sets = SETS.get_or_init(|| {
+        (1..=VERSIONS)
+            .map(|version| compiled(|text| unlocked(text, version)))
+            .collect()
+    });
     &sets[version as usize - 1]
 }
 
@@ -59,14 +65,19 @@ pub fn incompatible() -> &'static Bytes {
 }
 
 fn unlocked(text: &str, version: u32) -> String {
-    (1..=version).fold(text.to_owned(), |text, version| text.replace(&format!("//{version} "), ""))
+    (1..=version).fold(text.to_owned(), |text, version| {
+        text.replace(&format!("//{version} "), "")
+    })
 }
 
 fn compiled(edit: impl Fn(&str) -> String) -> Bytes {
     let folder = tempfile::tempdir().expect("a folder for the schema");
     let file = folder.path().join("sim.proto");
     std::fs::write(&file, edit(include_str!("sim.proto"))).expect("the schema is written");
-    confold_wire::schema_source::descriptor_set_of(&file, &[]).expect("the schema compiles").descriptor_set.into()
+    confold_wire::schema_source::descriptor_set_of(&file, &[])
+        .expect("the schema compiles")
+        .descriptor_set
+        .into()
 }
 
 pub fn record(envelope: &Envelope, body: Body<'_>) -> Bytes {
@@ -75,7 +86,11 @@ pub fn record(envelope: &Envelope, body: Body<'_>) -> Bytes {
         incarnation: Incarnation(envelope.incarnation),
         intention: envelope.id.map(|id| (id, Hash::of(&envelope.intent.to_be_bytes()))),
         author: "sim".into(),
-        principal: if envelope.principal == 0 { "".into() } else { format!("p{}", envelope.principal).into() },
+        principal: if envelope.principal == 0 {
+            "".into()
+        } else {
+            format!("p{}", envelope.principal).into()
+        },
         client_time_ms: 0,
         reason: Cow::Borrowed(&envelope.reason),
         body,
@@ -118,7 +133,10 @@ pub fn junk(rng: &mut SmallRng, good: &Bytes) -> (Bytes, Meaning) {
         }
         _ => {
             // Format 7 comes first in the record.
-            ([&[0x08u8, 0x07][..], good].concat().into(), Meaning::Refused(Code::Unsupported))
+            (
+                [&[0x08u8, 0x07][..], good].concat().into(),
+                Meaning::Refused(Code::Unsupported),
+            )
         }
     }
 }
@@ -134,11 +152,17 @@ pub fn wish(rng: &mut SmallRng, held: &Held, objects: &dyn Objects, tags: &[Rc<s
         74..77 => match rng.random_range(0..12) {
             // Whatever comes first is compatible.
             0 if held.version > 0 => Wish {
-                body: Body::Schema { descriptor_set: incompatible().to_vec().into(), root_message: "sim.Root".into() },
+                body: Body::Schema {
+                    descriptor_set: incompatible().to_vec().into(),
+                    root_message: "sim.Root".into(),
+                },
                 meant: Meant::Schema(Err(Code::SchemaInvalid)),
             },
             1 => Wish {
-                body: Body::Schema { descriptor_set: vec![0x0a, 0x02, 0x08, 0x08].into(), root_message: "sim.Root".into() },
+                body: Body::Schema {
+                    descriptor_set: vec![0x0a, 0x02, 0x08, 0x08].into(),
+                    root_message: "sim.Root".into(),
+                },
                 meant: Meant::Schema(Err(Code::SchemaInvalid)),
             },
             _ => push_schema(rng.random_range(1..=VERSIONS)),
@@ -154,24 +178,43 @@ pub fn wish(rng: &mut SmallRng, held: &Held, objects: &dyn Objects, tags: &[Rc<s
                 1 => 0,
                 _ => latest.saturating_sub(rng.random_range(0..20)),
             };
-            let body = Body::Tag { name: name.to_string().into(), revision: Revision(revision) };
-            Wish { body, meant: Meant::Tag { name, revision } }
+            let body = Body::Tag {
+                name: name.to_string().into(),
+                revision: Revision(revision),
+            };
+            Wish {
+                body,
+                meant: Meant::Tag { name, revision },
+            }
         }
         84..86 => {
             let mut names: Vec<Rc<str>> = tags.iter().filter(|_| rng.random_ratio(1, 3)).cloned().collect();
             if rng.random_ratio(1, 5) {
                 names.push("nobody".into());
             }
-            let body = Body::Untag { names: names.iter().map(|name| name.to_string().into()).collect() };
-            Wish { body, meant: Meant::Untag { names } }
+            let body = Body::Untag {
+                names: names.iter().map(|name| name.to_string().into()).collect(),
+            };
+            Wish {
+                body,
+                meant: Meant::Untag { names },
+            }
         }
         86..88 => {
             let keep_revisions = rng.random_range(0..30);
             let keep_age_ms = rng.random_range(-200..4_000);
             let keep_all = rng.random_ratio(1, 6);
             Wish {
-                body: Body::Retention(RetentionPolicy { keep_revisions, keep_age_ms, keep_all }),
-                meant: Meant::Retention { keep_revisions, keep_age_ms, keep_all },
+                body: Body::Retention(RetentionPolicy {
+                    keep_revisions,
+                    keep_age_ms,
+                    keep_all,
+                }),
+                meant: Meant::Retention {
+                    keep_revisions,
+                    keep_age_ms,
+                    keep_all,
+                },
             }
         }
         88..93 => {
@@ -180,27 +223,50 @@ pub fn wish(rng: &mut SmallRng, held: &Held, objects: &dyn Objects, tags: &[Rc<s
                 1 => Some(latest.saturating_sub(rng.random_range(0..40))),
                 _ => None,
             };
-            Wish { body: Body::Prune { floor: floor.map(Revision) }, meant: Meant::Prune { floor } }
+            Wish {
+                body: Body::Prune {
+                    floor: floor.map(Revision),
+                },
+                meant: Meant::Prune { floor },
+            }
         }
         93..95 => {
-            let id = EventId { seen: Position(rng.random_range(0..held.view.position.0 + 40)), nonce: rng.random() };
-            Wish { body: Body::Withdraw { id }, meant: Meant::Withdraw { id } }
+            let id = EventId {
+                seen: Position(rng.random_range(0..held.view.position.0 + 40)),
+                nonce: rng.random(),
+            };
+            Wish {
+                body: Body::Withdraw { id },
+                meant: Meant::Withdraw { id },
+            }
         }
         95..96 => {
             let level = rng.random_range(0..4);
-            Wish { body: Body::Activation { level }, meant: Meant::Activation { level } }
+            Wish {
+                body: Body::Activation { level },
+                meant: Meant::Activation { level },
+            }
         }
-        96..98 => Wish { body: Body::Clock, meant: Meant::Clock },
+        96..98 => Wish {
+            body: Body::Clock,
+            meant: Meant::Clock,
+        },
         _ => {
             let name = ["trim", "policy", "seal", "open"][rng.random_range(0..4)];
-            Wish { body: Body::Later { name }, meant: Meant::Later }
+            Wish {
+                body: Body::Later { name },
+                meant: Meant::Later,
+            }
         }
     })
 }
 
 pub fn push_schema(version: u32) -> Wish {
     Wish {
-        body: Body::Schema { descriptor_set: schema(version).to_vec().into(), root_message: "sim.Root".into() },
+        body: Body::Schema {
+            descriptor_set: schema(version).to_vec().into(),
+            root_message: "sim.Root".into(),
+        },
         meant: Meant::Schema(Ok(version)),
     }
 }
@@ -208,7 +274,15 @@ pub fn push_schema(version: u32) -> Wish {
 /// An announcement; `forged` ones do not say what the replicas computed.
 pub fn checkpoint(checkpoint: Checkpoint<'static>, forged: bool) -> Wish {
     let (replica, position, level) = (checkpoint.replica, checkpoint.position.0, checkpoint.level);
-    Wish { body: Body::Checkpoint(checkpoint), meant: Meant::Checkpoint { replica, position, level, forged } }
+    Wish {
+        body: Body::Checkpoint(checkpoint),
+        meant: Meant::Checkpoint {
+            replica,
+            position,
+            level,
+            forged,
+        },
+    }
 }
 
 fn commit(rng: &mut SmallRng, held: &Held, objects: &dyn Objects) -> Result<Wish, ObjectsError> {
@@ -232,7 +306,10 @@ fn commit(rng: &mut SmallRng, held: &Held, objects: &dyn Objects) -> Result<Wish
         body.operations.push(operation);
         meant.operations.push(means);
     }
-    Ok(Wish { body: Body::Commit(body), meant: Meant::Commit(meant) })
+    Ok(Wish {
+        body: Body::Commit(body),
+        meant: Meant::Commit(meant),
+    })
 }
 
 fn guard(rng: &mut SmallRng, held: &Held, objects: &dyn Objects) -> Result<(Guard, plain::Guard), ObjectsError> {
@@ -240,22 +317,39 @@ fn guard(rng: &mut SmallRng, held: &Held, objects: &dyn Objects) -> Result<(Guar
     let path = path(&at);
     let tree = &held.view.tree;
     let hash = match (plain::goal(&at, held.version), rng.random_range(0..3)) {
-        (Ok(Goal::Container { .. }), _) => tree.container_hash(&path, objects)?.map(|hash| (Expect::Container(hash), 2)),
+        (Ok(Goal::Container { .. }), _) => tree
+            .container_hash(&path, objects)?
+            .map(|hash| (Expect::Container(hash), 2)),
         (Ok(Goal::Node { .. }), 0) => tree.data_hash(&path, objects)?.map(|hash| (Expect::Data(hash), 1)),
-        (Ok(Goal::Node { .. }), _) => tree.subtree_hash(&path, objects)?.map(|hash| (Expect::Subtree(hash), 0)),
+        (Ok(Goal::Node { .. }), _) => tree
+            .subtree_hash(&path, objects)?
+            .map(|hash| (Expect::Subtree(hash), 0)),
         (Err(_), _) => None,
     };
     let (expect, means) = match hash {
         _ if rng.random_ratio(1, 12) => (Expect::Absent, plain::Expect::Absent),
         None => (Expect::Absent, plain::Expect::Absent),
-        Some((expect, 1)) => (expect, plain::Expect::Data(plain::config(&held.tree, &at).unwrap_or_default())),
-        Some((expect, 2)) => (expect, plain::Expect::Container(plain::content(&held.tree, &at).unwrap_or_default())),
-        Some((expect, _)) => (expect, plain::Expect::Subtree(plain::content(&held.tree, &at).unwrap_or_default())),
+        Some((expect, 1)) => (
+            expect,
+            plain::Expect::Data(plain::config(&held.tree, &at).unwrap_or_default()),
+        ),
+        Some((expect, 2)) => (
+            expect,
+            plain::Expect::Container(plain::content(&held.tree, &at).unwrap_or_default()),
+        ),
+        Some((expect, _)) => (
+            expect,
+            plain::Expect::Subtree(plain::content(&held.tree, &at).unwrap_or_default()),
+        ),
     };
     Ok((Guard { path, expect }, plain::Guard { at, expect: means }))
 }
 
-fn operation(rng: &mut SmallRng, held: &Held, objects: &dyn Objects) -> Result<(Operation<'static>, plain::Operation), ObjectsError> {
+fn operation(
+    rng: &mut SmallRng,
+    held: &Held,
+    objects: &dyn Objects,
+) -> Result<(Operation<'static>, plain::Operation), ObjectsError> {
     let at = any_path(rng, &held.tree, held.version);
     let goal = plain::goal(&at, held.version);
     let there = plain::exists(&held.tree, &at);
@@ -295,17 +389,30 @@ fn operation(rng: &mut SmallRng, held: &Held, objects: &dyn Objects) -> Result<(
         strict,
         base: base.as_ref().map(|(base, _)| *base),
         kind: match &kind {
-            plain::OperationKind::Update(_) | plain::OperationKind::UpdateWithChildren(_) => {
-                OperationKind::Update { value: bytes.into(), mask: Vec::new() }
-            }
-            plain::OperationKind::Masked(_, mask) => OperationKind::Update { value: bytes.into(), mask: mask.clone() },
+            plain::OperationKind::Update(_) | plain::OperationKind::UpdateWithChildren(_) => OperationKind::Update {
+                value: bytes.into(),
+                mask: Vec::new(),
+            },
+            plain::OperationKind::Masked(_, mask) => OperationKind::Update {
+                value: bytes.into(),
+                mask: mask.clone(),
+            },
             plain::OperationKind::Add(_) => OperationKind::Add { value: bytes.into() },
             plain::OperationKind::Put(_) => OperationKind::Put { value: bytes.into() },
             plain::OperationKind::Replace(_) => OperationKind::Replace { value: bytes.into() },
             plain::OperationKind::Remove => OperationKind::Remove,
         },
     };
-    Ok((wire, plain::Operation { at, strict, base: base.map(|(_, seen)| seen), kind, spoilt }))
+    Ok((
+        wire,
+        plain::Operation {
+            at,
+            strict,
+            base: base.map(|(_, seen)| seen),
+            kind,
+            spoilt,
+        },
+    ))
 }
 
 fn node_operation(
@@ -320,14 +427,22 @@ fn node_operation(
     use plain::OperationKind::*;
     if !there && rng.random_ratio(4, 5) {
         let piece = any_piece(rng, kind, key, 2);
-        return if keyed && rng.random_ratio(2, 3) { Add(piece) } else { Put(piece) };
+        return if keyed && rng.random_ratio(2, 3) {
+            Add(piece)
+        } else {
+            Put(piece)
+        };
     }
     match rng.random_range(0..20) {
         0..6 => Update(changed_config(rng, held, at, kind, key)),
         6..11 => {
             let mask = any_mask(rng, kind);
             let value = plain::masked(&changed_config(rng, held, at, kind, key), &mask);
-            if mask.is_empty() { Update(changed_config(rng, held, at, kind, key)) } else { Masked(value, mask) }
+            if mask.is_empty() {
+                Update(changed_config(rng, held, at, kind, key))
+            } else {
+                Masked(value, mask)
+            }
         }
         11 => match kind.children().is_empty() {
             true => Update(Config::new()),
@@ -359,15 +474,21 @@ fn base(
 ) -> Result<Option<(Base, Seen)>, ObjectsError> {
     use plain::OperationKind::*;
     let (path, tree) = (path(at), &held.view.tree);
-    let hash = |found: Option<Hash>, seen: Seen| found.map_or((Base::Absent, Seen::Absent), |hash| (Base::Hash(hash), seen));
+    let hash =
+        |found: Option<Hash>, seen: Seen| found.map_or((Base::Absent, Seen::Absent), |hash| (Base::Hash(hash), seen));
     let saw = plain::config(&held.tree, at).map(|config| (*config).clone());
     Ok(match kind {
         // Nobody updates what they saw is not there, and a container has no data.
         Update(_) | UpdateWithChildren(_) | Masked(..) if !matches!(goal, Ok(Goal::Node { .. })) => None,
-        Update(_) | UpdateWithChildren(_) => saw.zip(tree.data_hash(&path, objects)?).map(|(config, found)| hash(Some(found), Seen::Config(config))),
+        Update(_) | UpdateWithChildren(_) => saw
+            .zip(tree.data_hash(&path, objects)?)
+            .map(|(config, found)| hash(Some(found), Seen::Config(config))),
         Masked(_, mask) => saw.map(|config| {
             let shown = plain::masked(&config, mask);
-            hash(Some(Hash::of(&[&[4][..], &plain::config_bytes(&shown)].concat())), Seen::Config(shown))
+            hash(
+                Some(Hash::of(&[&[4][..], &plain::config_bytes(&shown)].concat())),
+                Seen::Config(shown),
+            )
         }),
         _ => {
             let content = Seen::Content(plain::content(&held.tree, at).unwrap_or_default());
@@ -395,8 +516,13 @@ fn value_bytes(at: &[Seg], goal: Result<Goal, Code>, kind: &plain::OperationKind
 }
 
 pub fn path(at: &[Seg]) -> Path {
-    let step = |(field, key): &Seg| Step { field: *field, key: key.as_deref().map(Into::into) };
-    Path { steps: at.iter().map(step).collect() }
+    let step = |(field, key): &Seg| Step {
+        field: *field,
+        key: key.as_deref().map(Into::into),
+    };
+    Path {
+        steps: at.iter().map(step).collect(),
+    }
 }
 
 /// Mostly what is there, its children and containers; now and then what is not.
@@ -415,7 +541,9 @@ fn any_path(rng: &mut SmallRng, tree: &Plain, version: u32) -> Rc<[Seg]> {
         return at.into();
     }
     if rng.random_ratio(1, 2) || at.is_empty() {
-        let Ok(Goal::Node { kind, .. }) = plain::goal(&at, version.max(1)) else { return at.into() };
+        let Ok(Goal::Node { kind, .. }) = plain::goal(&at, version.max(1)) else {
+            return at.into();
+        };
         let children = kind.children();
         if !children.is_empty() {
             let (field, child, _) = *pick(rng, children);
@@ -488,7 +616,9 @@ fn any_config(rng: &mut SmallRng, kind: Kind, key: Option<&[u8]>) -> Config {
             maybe(rng, &[6, 1], host);
             let port = rng.random_range(1..4);
             maybe(rng, &[6, 2], Value::Number(port));
-            let labels: BTreeMap<String, String> = (0..rng.random_range(1..4)).map(|n| (format!("l{n}"), "".into())).collect();
+            let labels: BTreeMap<String, String> = (0..rng.random_range(1..4))
+                .map(|n| (format!("l{n}"), "".into()))
+                .collect();
             if rng.random_ratio(1, 3) {
                 maybe(rng, &[7], Value::Map(labels));
             }
@@ -503,7 +633,11 @@ fn any_config(rng: &mut SmallRng, kind: Kind, key: Option<&[u8]>) -> Config {
     // Now and then a key that is not the path's.
     match key {
         Some(_) if rng.random_ratio(1, 60) => {
-            let wrong = if kind == Kind::Device { Value::Text("other".into()) } else { Value::Number(99) };
+            let wrong = if kind == Kind::Device {
+                Value::Text("other".into())
+            } else {
+                Value::Number(99)
+            };
             config.insert(vec![1], wrong);
         }
         Some(key) => {
@@ -517,7 +651,9 @@ fn any_config(rng: &mut SmallRng, kind: Kind, key: Option<&[u8]>) -> Config {
 /// What stands there with a field or two changed, so that merges find equal parts.
 fn changed_config(rng: &mut SmallRng, held: &Held, at: &[Seg], kind: Kind, key: Option<&[u8]>) -> Config {
     let fresh = any_config(rng, kind, key);
-    let Some(old) = plain::config(&held.tree, at) else { return fresh };
+    let Some(old) = plain::config(&held.tree, at) else {
+        return fresh;
+    };
     let mut config = (*old).clone();
     config.extend(fresh.into_iter().filter(|_| rng.random_ratio(1, 2)));
     if config.keys().any(|way| way.len() > 1) {
@@ -532,7 +668,11 @@ fn any_mask(rng: &mut SmallRng, kind: Kind) -> Vec<Vec<u32>> {
         Kind::Port | Kind::Group => &[&[2]],
         _ => &[&[1]],
     };
-    let mut mask: Vec<Vec<u32>> = all.iter().filter(|_| rng.random_ratio(1, 2)).map(|way| way.to_vec()).collect();
+    let mut mask: Vec<Vec<u32>> = all
+        .iter()
+        .filter(|_| rng.random_ratio(1, 2))
+        .map(|way| way.to_vec())
+        .collect();
     if kind == Kind::Device && rng.random_ratio(1, 10) {
         mask.retain(|way| way[0] != 6);
         mask.push(vec![6]);
@@ -558,7 +698,10 @@ fn any_piece(rng: &mut SmallRng, kind: Kind, key: Option<&[u8]>, depth: u32) -> 
         piece.extend(match child {
             Child::Single(kind) => {
                 let inner = any_piece(rng, *kind, None, depth - 1);
-                inner.into_iter().map(|(path, config)| (below(&(*field, None), &path), config)).collect()
+                inner
+                    .into_iter()
+                    .map(|(path, config)| (below(&(*field, None), &path), config))
+                    .collect()
             }
             _ => any_elements(rng, *field, *child, depth - 1),
         });
@@ -567,7 +710,11 @@ fn any_piece(rng: &mut SmallRng, kind: Kind, key: Option<&[u8]>, depth: u32) -> 
 }
 
 fn any_container(rng: &mut SmallRng, field: u32, child: Child) -> Plain {
-    if rng.random_ratio(1, 5) { Plain::new() } else { any_elements(rng, field, child, 1) }
+    if rng.random_ratio(1, 5) {
+        Plain::new()
+    } else {
+        any_elements(rng, field, child, 1)
+    }
 }
 
 fn any_elements(rng: &mut SmallRng, field: u32, child: Child, depth: u32) -> Plain {
