@@ -1042,15 +1042,8 @@ fn settled(number: usize, settlement: &Settlement, pending: &Pending, store: &Me
     let copy = settlement.position.0;
     let principal = if pending.principal == 0 { String::new() } else { format!("p{}", pending.principal) };
     let mark = intent_mark(&Hash::of(&pending.intent.to_be_bytes()), &principal);
-    let same = settlement.intent == Some(mark);
-    let concerned = match (&settlement.record, &settlement.outcome) {
-        (Some(record), _) => *record == pending.record,
-        (None, Outcome::Rejected(rejection)) if rejection.code == Code::IdReused => !same,
-        (None, Outcome::Rejected(rejection)) if rejection.code == Code::Withdrawn => true,
-        _ => same,
-    };
     let answer = |position: u64, outcome: u8, code: u16, revision: u64| Settled { site: number, copy, position, outcome, code, revision };
-    if !concerned {
+    if !settlement.answers(&pending.record, &mark) {
         return None;
     }
     Some(match &settlement.outcome {
