@@ -53,6 +53,8 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         format: pb::Format::from(format).into(),
         max_bytes: 0,
     };
+    // Who asks for fields knows what they left out.
+    let whole = request.mask.is_empty();
     let answer = connection.again(|| connection.api.get(request.clone())).await?;
     disputed(app, answer.read_at.as_ref());
     if app.ui.json {
@@ -65,7 +67,9 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
                 Some(pb::value::Form::Proto(bytes)) => app.ui.raw(bytes)?,
                 _ => app.ui.data(text_of(node.value.as_ref()))?,
             }
-            hidden(app, node);
+            if whole {
+                hidden(app, node);
+            }
         }
         Some(_) => {
             for node in &answer.nodes {

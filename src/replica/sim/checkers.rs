@@ -181,10 +181,9 @@ impl Checkers {
     }
 
     /// After a batch is in the store, before anybody hears of it.
-    pub fn committed(&mut self, site: usize, folder: &Folder, store: &MemoryStore, effects: &Effects, oracle: &Oracle) -> Held<Hash> {
+    pub fn committed(&mut self, site: usize, folder: &Folder, store: &MemoryStore, effects: &Effects, oracle: &Oracle) -> Held {
         let state = folder.state();
         let Some(head) = store.head() else { return breach(Check::OneBatch, "a store without a head after a batch") };
-        let at = head.applied.0 as usize;
         let same = Some(head.applied) == state.position()
             && (head.digest, head.chain, head.root, head.revision) == (state.digest(), state.chain(), state.root(), state.revision());
         self.require(Check::OneBatch, same, || format!("replica {site}: the store's head {head:?} is not the fold's state"))?;
@@ -192,12 +191,25 @@ impl Checkers {
         self.require(Check::OneBatch, there, || format!("replica {site}: root {} of its head is not stored", head.root))?;
         let first = head.applied.0 + 1 - effects.records;
         self.verdicts(site, first, effects, oracle)?;
-        let hash = state.clone().hash();
-        let (other, theirs) = *self.states.entry(head.applied).or_insert((site, hash));
-        self.require(Check::Agreement, theirs == hash, || {
-            format!("position {at}: replica {site} has state {}, replica {other} {}", hash.short(), theirs.short())
-        })?;
+        match effects.mark {
+            Some(mark) => self.agree_on(site, mark.position, mark.state),
+            None => Ok(()),
+        }
+    }
+
+    /// The state hash between two batches; equal on all replicas that stand at the same position.
+    pub fn state(&mut self, site: usize, folder: &Folder) -> Held<Hash> {
+        let mut state = folder.state().clone();
+        let (position, hash) = (state.position().unwrap_or_default(), state.hash());
+        self.agree_on(site, position, hash)?;
         Ok(hash)
+    }
+
+    fn agree_on(&mut self, site: usize, position: Position, hash: Hash) -> Held {
+        let (other, theirs) = *self.states.entry(position).or_insert((site, hash));
+        self.require(Check::Agreement, theirs == hash, || {
+            format!("position {position}: replica {site} has state {}, replica {other} {}", hash.short(), theirs.short())
+        })
     }
 
     fn verdicts(&self, site: usize, first: u64, effects: &Effects, oracle: &Oracle) -> Held {

@@ -77,6 +77,11 @@ impl Odds {
             swell: one_in(60, 400),
         }
     }
+
+    /// The same, with everything that copies or walks a whole store this many times as rare.
+    pub fn rarer(self, times: u32) -> Odds {
+        Odds { crash: self.crash * times.div_ceil(8), snapshot: self.snapshot * times, sweep: self.sweep * times, ..self }
+    }
 }
 
 pub fn happens(rng: &mut SmallRng, one_in: u32) -> bool {

@@ -37,6 +37,8 @@ pub enum Plant {
     AckBeforeCommit,
     /// Says yes whatever was decided.
     AckAlwaysAccepted,
+    /// Settles an event with another outcome than the fold's.
+    MisreportedOutcome,
     /// Shows readers what is folded and not yet in the store.
     ViewBeforeCommit,
     LostObject,
@@ -63,7 +65,7 @@ pub enum Plant {
 }
 
 impl Plant {
-    pub const ALL: [Plant; 31] = [
+    pub const ALL: [Plant; 32] = [
         Plant::OtherTime,
         Plant::OtherTimeAndDigest,
         Plant::SkippedRecord,
@@ -79,6 +81,7 @@ impl Plant {
         Plant::AckOnDelivery,
         Plant::AckBeforeCommit,
         Plant::AckAlwaysAccepted,
+        Plant::MisreportedOutcome,
         Plant::ViewBeforeCommit,
         Plant::LostObject,
         Plant::WrongObject,
@@ -113,7 +116,7 @@ impl Plant {
             Plant::LostObject => &[Check::Objects, Check::OneBatch, Check::Reachable],
             Plant::WrongObject => &[Check::Objects],
             Plant::LostStateRow | Plant::LostWindow => &[Check::StateRows],
-            Plant::LostWindowUnseen => &[Check::Verdicts, Check::Agreement],
+            Plant::LostWindowUnseen | Plant::MisreportedOutcome => &[Check::Verdicts],
             Plant::TornBatch | Plant::OldStoreUnderFolder => &[Check::OneBatch],
             Plant::LostIdRow | Plant::WrongHistoryRow | Plant::LostMarkFlag => &[Check::History],
             Plant::SweepForgetsHeldViews | Plant::SweepTakesLiveObject => &[Check::Reachable],
@@ -128,11 +131,11 @@ impl Plant {
         match self {
             Plant::OtherTimeAndDigest => &[Check::Digest, Check::Agreement],
             Plant::SkippedUnseen => &[Check::Digest],
-            Plant::FlippedLeafInTree => &[Check::Digest, Check::Agreement, Check::Verdicts, Check::History],
+            Plant::FlippedLeafInTree => &[Check::Digest, Check::Agreement, Check::Verdicts, Check::History, Check::Alarm],
             Plant::FlippedLeafAnnounced => {
                 &[Check::Digest, Check::Agreement, Check::Verdicts, Check::Tree, Check::History, Check::Views, Check::Answers]
             }
-            Plant::LostWindowUnseen => &[Check::StateRows, Check::Pure],
+            Plant::LostWindowUnseen => &[Check::StateRows, Check::Pure, Check::Agreement],
             _ => &[],
         }
     }

@@ -132,7 +132,8 @@ pub fn wish(rng: &mut SmallRng, held: &Held, objects: &dyn Objects, tags: &[Rc<s
     Ok(match rng.random_range(0..100) {
         0..74 => return commit(rng, held, objects),
         74..77 => match rng.random_range(0..12) {
-            0 => Wish {
+            // Whatever comes first is compatible.
+            0 if held.version > 0 => Wish {
                 body: Body::Schema { descriptor_set: incompatible().to_vec().into(), root_message: "sim.Root".into() },
                 meant: Meant::Schema(Err(Code::SchemaInvalid)),
             },

@@ -40,6 +40,7 @@ pub struct World {
     latest_repeat: u64,
     rng: SmallRng,
     odds: Odds,
+    scale: u32,
     log: MemoryLog,
     scribe: Box<dyn Reader>,
     oracle: Oracle,
@@ -118,9 +119,11 @@ impl World {
         let mut rng = SmallRng::seed_from_u64(seed);
         let log = MemoryLog::new(TRANSPORT);
         let window = *[60, 200, 1_000, 4_000, 1 << 20].get(rng.random_range(0..5)).unwrap_or(&64);
-        let window = if options.events > 5_000 { window.max(200) } else { window };
+        let window = options.window.unwrap_or(window);
         let retention = (rng.random_range(0..10), rng.random_range(0..2_000), rng.random_ratio(1, 4));
-        let odds = Odds::any(&mut rng);
+        // What costs more the longer the log gets comes less often on a long one.
+        let scale = u32::try_from(options.events / 500).unwrap_or(u32::MAX).clamp(1, 1_000);
+        let odds = Odds::any(&mut rng).rarer(scale);
         let from = Position(rng.random_range(options.events / 5..=options.events / 2));
         let site = |number: usize, rng: &mut SmallRng| {
             let plant = options.plant.filter(|_| number == VICTIM);
@@ -148,12 +151,13 @@ impl World {
             events: options.events,
             latest_repeat: options.latest_repeat,
             clients: clients.collect(),
-            upgrading: rng.random_ratio(1, 25) || options.plant == Some(Plant::FoldsPastHalt),
+            upgrading: (rng.random_ratio(1, 25) && options.events < 5_000) || options.plant == Some(Plant::FoldsPastHalt),
             scribe: log.reader(Position(0)).expect("the log starts at 0"),
             oracle: Oracle::new(MAX_EVENT_BYTES, window, retention),
             checkers: Checkers::new(options.plant.map_or(&[], Plant::silenced)),
             rng,
             odds,
+            scale,
             log,
             sites,
             owners: BTreeMap::new(),
@@ -516,7 +520,7 @@ impl World {
             self.tally.count("fault: tree dropped from memory");
             folder.shed(0);
         }
-        if self.rng.random_ratio(1, 40) {
+        if self.rng.random_ratio(1, 40 * self.scale) {
             self.inspect(number)?;
         }
         let announce = self.sites[number].announce.take();
@@ -610,7 +614,7 @@ impl World {
         let site = &mut self.sites[number];
         let Some(folder) = &mut site.folder else { return Ok(()) };
         let store = site.store.clone();
-        let mut shadow = match folder.collected() == 0 && self.rng.random_ratio(1, 8) {
+        let mut shadow = match folder.collected() == 0 && self.rng.random_ratio(1, 16 * self.scale) {
             true => Some(Folder::restore(&*store, site.id).or_else(|error| breach(Check::OneBatch, format!("replica {number}: {error}")))?),
             false => None,
         };
@@ -691,6 +695,11 @@ impl World {
                 self.settle_waiters(number, folded.effects.settlements.clone())?;
             }
             Some(Plant::ViewBeforeCommit) if self.rng.random_ratio(1, 3) => self.publish(number, folded.effects.view.clone())?,
+            Some(Plant::MisreportedOutcome) => {
+                if let Some(last) = folded.effects.settlements.last_mut() {
+                    last.outcome = Outcome::Accepted;
+                }
+            }
             Some(Plant::LostObject) if !folded.batch.objects.is_empty() && self.rng.random_ratio(1, 4) => {
                 let which = self.rng.random_range(0..folded.batch.objects.len());
                 folded.batch.objects.remove(which);
@@ -722,10 +731,14 @@ impl World {
             return breach(Check::OneBatch, format!("replica {number}: {error}"));
         }
         let Some(folder) = &site.folder else { return Ok(()) };
-        let state = self.checkers.committed(number, folder, &site.store, &folded.effects, &self.oracle)?;
+        self.checkers.committed(number, folder, &site.store, &folded.effects, &self.oracle)?;
         let position = folded.effects.view.position;
-        site.last_state = Some((position, state));
-        self.trace = Hash::of(&[&self.trace.0[..], &[number as u8], &position.0.to_be_bytes(), &state.0].concat());
+        site.last_state = match self.rng.random_ratio(1, 4 * self.scale) {
+            true => Some((position, self.checkers.state(number, folder)?)),
+            false => None,
+        };
+        let chain = folded.effects.view.chain;
+        self.trace = Hash::of(&[&self.trace.0[..], &[number as u8], &position.0.to_be_bytes(), &chain.0].concat());
         self.tally.count("batches");
         if self.odds.crash > 0 && self.rng.random_ratio(1, 60) {
             self.crash(number, "fault: death before a batch is told of");
