@@ -266,9 +266,55 @@ impl App {
             proposal: Some(self.proposal(&args.who)),
             ..request
         };
-        let decision = connection.commit(id, request).await?;
-        self.ui.decision(&decision)?;
-        Ok(decision)
+        let relied_on = relied_on(&request);
+        match connection.commit(id, request).await {
+            Ok(decision) => {
+                self.ui.decision(&decision)?;
+                Ok(decision)
+            }
+            Err(error) => Err(self.explain(connection, relied_on, Failure::from(error)).await),
+        }
+    }
+
+    /// Names what happened since the state that a condition relied on. What cannot be found out is left out.
+    async fn explain(&self, connection: &Connection, state: Option<String>, failure: Failure) -> Failure {
+        let broken = matches!(failure.code(), Some(Code::GuardFailed | Code::Conflict));
+        let (Some(state), true) = (state, broken) else {
+            return failure;
+        };
+        let path = match failure.detail.conflicts.first() {
+            Some(conflict) => conflict.path.clone(),
+            None => failure.detail.path.clone(),
+        };
+        let request = pb::LogRequest {
+            store: connection.store.clone(),
+            path: path.clone(),
+            from: state.clone(),
+            limit: 3,
+            ..Default::default()
+        };
+        let rows = connection
+            .api
+            .log(request)
+            .await
+            .map(|answer| answer.rows)
+            .unwrap_or_default();
+        let told = rows
+            .iter()
+            .fold(failure, |failure, row| failure.cause(self.row_text(row)));
+        told.hint(format!(
+            "look at it with `confold diff {state} latest --path {path}`, then try again"
+        ))
+    }
+
+    /// `revision 42 by ada, 3 s ago: update /devices/olt-1 (admin_state)`
+    fn row_text(&self, row: &pb::LogRow) -> String {
+        let revision = row.revision.map(|revision| revision.to_string()).unwrap_or_default();
+        let who = crate::commands::who(row);
+        let who = if who.is_empty() { "somebody".to_owned() } else { who };
+        let ago = parse::ago((self.context.now)().saturating_sub(row.time_ms));
+        let what = row.summary.join("; ");
+        format!("revision {revision} by {who}, {ago}: {what}")
     }
 
     pub fn variable(&self, name: &str) -> Option<String> {
@@ -278,6 +324,24 @@ impl App {
     fn nonces(&self) -> Nonces {
         self.context.nonces.clone()
     }
+}
+
+/// The state that the conditions of a commit compare with.
+fn relied_on(request: &pb::CommitRequest) -> Option<String> {
+    let guard = request.guards.iter().find_map(|guard| match &guard.expect {
+        Some(pb::text_guard::Expect::SameAs(at)) => Some(at.clone()),
+        _ => None,
+    });
+    let base = || {
+        request
+            .operations
+            .iter()
+            .find_map(|operation| match operation.base.as_ref()?.was.as_ref()? {
+                pb::text_base::Was::AsOf(at) => Some(at.clone()),
+                _ => None,
+            })
+    };
+    guard.or_else(base)
 }
 
 impl ConditionArgs {

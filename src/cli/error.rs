@@ -112,7 +112,7 @@ impl Failure {
             ui.label_error("Caused by:", cause);
         }
         if !self.detail.conflicts.is_empty() {
-            let short = |hash: &str| {
+            let shown = |hash: &str| {
                 if hash.is_empty() {
                     "absent".to_owned()
                 } else {
@@ -120,17 +120,24 @@ impl Failure {
                 }
             };
             let rows = self.detail.conflicts.iter().map(|row| {
+                // A guard wants nothing of its own.
+                let ours = if row.kind == "guard" {
+                    "-".to_owned()
+                } else {
+                    shown(&row.ours)
+                };
                 vec![
                     row.path.clone(),
                     row.kind.clone(),
-                    short(&row.base),
-                    short(&row.ours),
-                    short(&row.theirs),
+                    shown(&row.base),
+                    ours,
+                    shown(&row.theirs),
                 ]
             });
             ui.note(&table(&["PATH", "KIND", "BASE", "OURS", "THEIRS"], rows.collect()));
         }
-        if !self.detail.event_id.is_empty() {
+        // Of a refusal nobody has to ask again.
+        if !self.detail.event_id.is_empty() && self.code() == Some(Code::Unknown) {
             ui.note(&format!("Event: {}", self.detail.event_id));
         }
         if !self.detail.hint.is_empty() {

@@ -29,7 +29,7 @@ pub trait Local: Send + Sync {
     /// Looks for what is wrong with a folder. Problems found are findings, not failures.
     async fn doctor(&self, data: &Path, deep: bool) -> Result<Vec<Finding>, Failure>;
 
-    /// Writes exported records into a file, in the format that `replay` reads. `progress` hears the records written.
+    /// Writes exported records into a new folder, in the format of the embedded log. `progress` hears the records written.
     async fn export(
         &self,
         records: Stream<Result<pb::ExportLogResponse, Status>>,

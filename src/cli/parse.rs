@@ -115,6 +115,17 @@ pub fn duration_text(mut ms: u64) -> String {
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
+/// `3 s ago`, in the largest unit that fits.
+pub fn ago(ms: i64) -> String {
+    let seconds = ms.max(0) / 1_000;
+    match seconds {
+        0..=119 => format!("{seconds} s ago"),
+        120..=7_199 => format!("{} min ago", seconds / 60),
+        7_200..=172_799 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
 fn is_name(name: &str) -> bool {
     let mut chars = name.chars();
     chars
@@ -191,6 +202,20 @@ mod tests {
         }
         for ms in [0, 1, 999, 61_000, 2_592_000_000, 90_061_001] {
             assert_eq!(duration(&duration_text(ms)), Ok(Duration::from_millis(ms)));
+        }
+    }
+
+    #[test]
+    fn the_past_is_told_in_its_largest_unit() {
+        for (ms, text) in [
+            (-5, "0 s ago"),
+            (3_999, "3 s ago"),
+            (119_000, "119 s ago"),
+            (120_000, "2 min ago"),
+            (7_200_000, "2 h ago"),
+            (86_400_000 * 2, "2 days ago"),
+        ] {
+            assert_eq!(ago(ms), text);
         }
     }
 

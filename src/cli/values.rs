@@ -4,7 +4,7 @@ use crate::{app::App, error::Failure};
 use confold_wire::pb::{self, value::Form};
 use std::{
     fs,
-    io::Read as _,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -96,7 +96,7 @@ impl App {
             let failure = Failure::invalid(format!("{source}: the name does not say how the value is written"));
             return Err(failure.hint("say it with --format, or end the name in .json, .yaml, .textproto or .binpb"));
         };
-        format.value(read_file(&file)?, source)
+        format.value(read_file(&file, source)?, source)
     }
 
     /// A file name as it is meant on the command line.
@@ -105,24 +105,27 @@ impl App {
     }
 
     pub fn stdin(&mut self) -> Result<Vec<u8>, Failure> {
-        let mut bytes = Vec::new();
-        let read = (&mut self.context.input)
-            .take(MAX_VALUE_BYTES + 1)
-            .read_to_end(&mut bytes);
-        read.map_err(|error| Failure::invalid(format!("cannot read standard input: {error}")))?;
-        if bytes.len() as u64 > MAX_VALUE_BYTES {
-            return Err(Failure::invalid(format!(
-                "standard input holds more than {MAX_VALUE_BYTES} bytes"
-            )));
-        }
-        Ok(bytes)
+        read_all(&mut self.context.input, "standard input")
     }
 }
 
-/// A file that is one value.
-pub fn read_file(file: &Path) -> Result<Vec<u8>, Failure> {
+/// Everything that comes, as one value.
+pub fn read_all(input: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = input.take(MAX_VALUE_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|error| Failure::invalid(format!("cannot read {name}: {error}")))?;
+    if bytes.len() as u64 > MAX_VALUE_BYTES {
+        return Err(Failure::invalid(format!(
+            "{name} holds more than {MAX_VALUE_BYTES} bytes"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// A file that is one value; `name` is how the command line calls it.
+pub fn read_file(file: &Path, name: &str) -> Result<Vec<u8>, Failure> {
     let failed = |error: std::io::Error| {
-        let failure = Failure::invalid(format!("{}: {error}", file.display()));
+        let failure = Failure::invalid(format!("{name}: {error}"));
         if error.kind() != std::io::ErrorKind::NotFound {
             return failure;
         }
@@ -130,10 +133,7 @@ pub fn read_file(file: &Path) -> Result<Vec<u8>, Failure> {
     };
     let size = fs::metadata(file).map_err(failed)?.len();
     if size > MAX_VALUE_BYTES {
-        let text = format!(
-            "{}: {size} bytes; a value has at most {MAX_VALUE_BYTES}",
-            file.display()
-        );
+        let text = format!("{name}: {size} bytes; a value has at most {MAX_VALUE_BYTES}");
         return Err(Failure::invalid(text).hint("load big trees with `confold apply`"));
     }
     fs::read(file).map_err(failed)

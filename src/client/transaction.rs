@@ -10,7 +10,7 @@ use confold_model::{
     canonicalise::ChildFields,
     code::{Code, Rejection},
     ids::EventId,
-    path::{Path, Target},
+    path::{Path, Step, Target},
     schema::{ChildKind, Schema, TypeId},
 };
 use confold_wire::pb;
@@ -423,9 +423,10 @@ impl Transaction {
             .map_err(|rejection| at(&text, rejection));
         }
         // What stood there at the snapshot decides what is possible, unless an earlier operation does. A container and a
-        // single child always exist.
+        // single child always exist, and a put does not mind.
         let element = path.steps.last().is_some_and(|step| step.key.is_some());
-        let stood = !element || self.look(&path, &text).await?.is_some();
+        let known = matches!(change, Change::Put(_)) && !self.operations.contains_key(&path);
+        let stood = !element || known || self.look(&path, &text).await?.is_some();
         let mine = self.operations.get(&path).map(|operation| &operation.change);
         let exists = match mine {
             Some(Change::Remove) => false,
@@ -473,8 +474,10 @@ impl Transaction {
             (_, change) => Some(change),
         };
         if !matches!(composed, Some(Change::Update { .. })) {
-            self.operations
-                .retain(|other, _| *other == path || !other.starts_with(&path));
+            let covered: Vec<Path> = self.below(&path).map(|(other, _)| other.clone()).collect();
+            for other in covered.into_iter().filter(|other| *other != path) {
+                self.operations.remove(&other);
+            }
         }
         match composed {
             Some(change) => {
@@ -569,16 +572,30 @@ impl Transaction {
 
     /// The own operation that alone says what is at a path: one at it or above it that sets or removes all below.
     fn own(&self, path: &Path) -> Option<(&Path, &Change)> {
-        let (base, operation) = self
-            .operations
-            .iter()
-            .find(|(base, operation)| path.starts_with(base) && !matches!(operation.change, Change::Update { .. }))?;
-        Some((base, &operation.change))
+        let (mut above, mut found) = (Path::root(), self.sets(&Path::root()));
+        for step in &path.steps {
+            // The container first, where the step leads into one.
+            above.steps.push(Step::single(step.field));
+            found = found.or_else(|| self.sets(&above));
+            if step.key.is_some() {
+                above.steps.pop();
+                above.steps.push(step.clone());
+                found = found.or_else(|| self.sets(&above));
+            }
+        }
+        found
     }
 
-    /// Own operations at a path and below it.
-    fn below(&self, path: &Path) -> impl Iterator<Item = (&Path, &Operation)> {
-        self.operations.iter().filter(|(other, _)| other.starts_with(path))
+    fn sets(&self, path: &Path) -> Option<(&Path, &Change)> {
+        let (path, operation) = self.operations.get_key_value(path)?;
+        (!matches!(operation.change, Change::Update { .. })).then_some((path, &operation.change))
+    }
+
+    /// Own operations at a path and below it: they stand together in the order of paths.
+    fn below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = (&'a Path, &'a Operation)> {
+        self.operations
+            .range(path..)
+            .take_while(|(other, _)| other.starts_with(path))
     }
 
     fn subtree(&self, path: &Path, text: &str, ty: TypeId, value: &impl Message) -> Result<Node, Error> {
@@ -600,7 +617,7 @@ impl Transaction {
     /// An element's key field says what its path says (U5).
     fn check_key(
         &self,
-        above: &[confold_model::path::Step],
+        above: &[Step],
         field: u32,
         ty: TypeId,
         key: &[u8],

@@ -8,7 +8,7 @@ use crate::status::ReplicaState;
 use crate::step::{Effects, Mark};
 use bytes::Bytes;
 use confold_model::event::{self, Body, Checkpoint, Event};
-use confold_model::fold::{MARK_EVERY, policy_floor};
+use confold_model::fold::policy_floor;
 use confold_model::ids::{Position, Time};
 use confold_store::Store;
 use parking_lot::{Condvar, Mutex};
@@ -46,12 +46,14 @@ struct Swept {
     at: Instant,
 }
 
-/// A sweep costs a walk over all that is kept, so it has to be worth it: there may be at most as much to find as was
-/// written since the last one. After a raised floor it is worth it from this part of what was kept on ...
+// A sweep costs a walk over all that is kept, so it has to be worth it. What it can find is at most what was written since
+// the last one.
+
+/// After a raised floor: when as much was written as this part of what was kept.
 const WORTH_RAISED: u64 = 8;
-/// ... or after this time; ...
+/// Or after this time.
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// ... and for thinning's sake alone when as much was written as was kept, and not less than this.
+/// For thinning alone: when as much was written as was kept, and at least this many objects.
 const WORTH_THINNING: u64 = 1 << 18;
 
 impl House {
@@ -256,7 +258,8 @@ impl Core {
         self.views.held_count() + self.pins.count()
     }
 
-    /// The state of marks for a replica that has just begun to serve: its newest one is worth announcing.
+    /// For a replica that has just begun to serve: its newest mark is worth announcing, and what came after the last mark
+    /// (more than the checkpoint that follows each) is worth a new one.
     pub fn announce(&self) {
         let view = self.views.latest();
         let ours = view.checkpoints.iter().find(|row| row.checkpoint.replica == self.replica);
@@ -267,7 +270,7 @@ impl Core {
         if chores.mark.is_none() && view.mark.is_some_and(|mark| announced.is_none_or(|position| mark.position > position)) {
             chores.mark = view.mark;
         }
-        if chores.worked_since.is_none() && view.position.0 - view.last_mark.0 > 1 && view.position.0 % MARK_EVERY != 0 {
+        if chores.worked_since.is_none() && view.position.0.saturating_sub(view.last_mark.0) > 1 {
             chores.worked_since = Some((self.options.clock)());
         }
     }

@@ -187,6 +187,12 @@ struct Waiter {
     answer: oneshot::Sender<Settlement>,
 }
 
+impl Waiter {
+    fn is_answered_by(&self, settlement: &Settlement) -> bool {
+        settlement.answers(&self.record, &self.intent)
+    }
+}
+
 /// A place in the desk; leaving it is dropping this.
 struct Ticket {
     core: Arc<Core>,
@@ -249,10 +255,10 @@ impl Desk {
         {
             let mut shard = self.shard(&settlement.id).lock();
             let Some(waiting) = shard.get_mut(&settlement.id) else { return };
-            if waiting.len() == 1 && concerns(&settlement, &waiting[0]) {
+            if waiting.len() == 1 && waiting[0].is_answered_by(&settlement) {
                 answered.append(waiting);
             } else {
-                answered.extend(waiting.extract_if(.., |waiter| concerns(&settlement, waiter)));
+                answered.extend(waiting.extract_if(.., |waiter| waiter.is_answered_by(&settlement)));
             }
             if waiting.is_empty() {
                 shard.remove(&settlement.id);
@@ -336,24 +342,6 @@ impl Drop for Wanted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
     }
-}
-
-/// Whether what became of a copy is the answer to this waiter: it was its own copy, or another one of the same intent.
-fn concerns(settlement: &Settlement, waiter: &Waiter) -> bool {
-    if settlement.record == waiter.record {
-        return true;
-    }
-    // These say something about where or how this copy stands, and nothing about another copy.
-    let of_this_copy_alone = matches!(&settlement.outcome, Outcome::Rejected(rejection)
-        if matches!(rejection.code, Code::Foreign | Code::Future | Code::Expired | Code::Sealed));
-    !of_this_copy_alone && intent_of(&settlement.record) == Some(waiter.intent)
-}
-
-/// What stands for a copy's intent. Read only where copies of one id differ, which is rare.
-fn intent_of(record: &[u8]) -> Option<[u8; 16]> {
-    let event = Event::decode(record).ok()?;
-    let (_, intent) = event.intention?;
-    Some(intent_mark(&intent, &event.principal))
 }
 
 struct Nonces {

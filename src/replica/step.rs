@@ -11,6 +11,8 @@ use crate::touch;
 use crate::view::View;
 use bytes::Bytes;
 use confold_log::Record;
+use confold_model::code::Code;
+use confold_model::digest::intent_mark;
 use confold_model::event::{self, Body, Event, Malformed};
 use confold_model::fold::{self, Applied, Outcome};
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
@@ -174,6 +176,26 @@ struct Stale {
     tags: bool,
     schemas: bool,
     checkpoints: bool,
+}
+
+impl Settlement {
+    /// Whether what became of this copy is the answer to whoever handed over `record`, whose `digest::intent_mark` is
+    /// `intent`: it was that very record, or another copy of the same intent under the same id.
+    pub fn answers(&self, record: &[u8], intent: &[u8; 16]) -> bool {
+        if self.record == record {
+            return true;
+        }
+        // These say something about where or how this copy stands, and nothing about another one.
+        let of_this_copy_alone = matches!(&self.outcome, Outcome::Rejected(rejection)
+            if matches!(rejection.code, Code::Foreign | Code::Future | Code::Expired | Code::Sealed));
+        // Read only where copies of one id differ, which is rare.
+        let own_intent = || {
+            let event = Event::decode(&self.record).ok()?;
+            let (_, own) = event.intention?;
+            Some(intent_mark(&own, &event.principal))
+        };
+        !of_this_copy_alone && own_intent() == Some(*intent)
+    }
 }
 
 impl Folder {

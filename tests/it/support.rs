@@ -64,17 +64,18 @@ impl Fixture {
 }
 
 pub async fn open(data: &Path) -> Embedded {
-    // The lock of a store that is just closing is let go when its threads have ended.
-    for _ in 0..2_000 {
-        match Embedded::open(data, Options::default()).await {
-            Ok(store) => return store,
-            Err(error) if error.to_string().contains("lock") || error.to_string().contains("open") => {
-                tokio::task::yield_now().await;
-            }
-            Err(error) => panic!("{error}"),
+    let owned = data.to_owned();
+    tokio::task::spawn_blocking(move || wait_for_locks(&owned)).await.unwrap();
+    Embedded::open(data, Options::default()).await.unwrap()
+}
+
+/// A store that was just dropped lets go of its folder when its threads have ended.
+fn wait_for_locks(data: &Path) {
+    for lock in ["log/lock", "store/LOCK"] {
+        if let Ok(file) = std::fs::File::open(data.join(lock)) {
+            file.lock().unwrap();
         }
     }
-    panic!("the store before this one did not let go of its lock");
 }
 
 fn json_of(value: Option<pb::Value>) -> String {

@@ -4,10 +4,10 @@ use crate::support::{Fixture, add, update};
 use confold::wire::pb;
 use confold_model::ids::{Hash, Revision};
 use confold_model::walk::Walk;
-use confold_store::{Order, Store};
+use confold_store::Order;
 use std::collections::BTreeSet;
 
-const ROOT: &str = "voltha.Voltha";
+const ROOT: &str = "voltha.VolthaInstance";
 
 async fn voltha() -> Fixture {
     Fixture::with_schema("schemas/voltha", ROOT).await
@@ -34,6 +34,15 @@ async fn prune(fixture: &Fixture, floor: &str) {
 
 async fn latest(fixture: &Fixture) -> u64 {
     fixture.api.status(pb::StatusRequest::default()).await.unwrap().revision
+}
+
+// S1, S8: the schema as it stands upstream, with the cluster's message for a root, and its sample.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_unmodified_schema_loads_with_the_whole_cluster_for_a_root() {
+    let fixture = Fixture::with_schema("schemas/voltha", "voltha.Voltha").await;
+    let status = fixture.api.status(pb::StatusRequest::default()).await.unwrap();
+    assert_eq!(status.root_message, "voltha.Voltha");
+    fixture.commit(vec![add("/adapters", adapter(1, "1"))]).await;
 }
 
 /// Every root since the empty tree, in order.

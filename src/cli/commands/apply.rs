@@ -11,7 +11,7 @@ use crate::{
     output::{BAD, CHANGED, GOOD, count},
     parse,
     types::StoreTypes,
-    values::{ValueFormat, read_file},
+    values::{ValueFormat, read_all, read_file},
 };
 use confold_client::Connection;
 use confold_model::{canonicalise::ChildFields, code::Code, path::Target};
@@ -19,7 +19,7 @@ use confold_wire::pb;
 use serde_json::json;
 use std::{
     fs,
-    io::Cursor,
+    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -77,7 +77,7 @@ pub async fn apply_text(app: &mut App, connection: Connection, name: &str, text:
     let source = Source {
         name: name.to_owned(),
         format: ValueFormat::Yaml,
-        from: From::Memory(text.as_bytes().to_vec()),
+        place: Place::Reader(Box::new(text.as_bytes())),
     };
     let args = Args {
         files: Vec::new(),
@@ -177,12 +177,12 @@ async fn budget(connection: &Connection, asked: Option<u64>) -> Result<usize, Fa
 struct Source {
     name: String,
     format: ValueFormat,
-    from: From,
+    place: Place,
 }
 
-enum From {
+enum Place {
     File(PathBuf),
-    Memory(Vec<u8>),
+    Reader(Box<dyn Read + Send>),
 }
 
 fn sources(app: &mut App, args: &Args) -> Result<Vec<Source>, Failure> {
@@ -190,11 +190,12 @@ fn sources(app: &mut App, args: &Args) -> Result<Vec<Source>, Failure> {
     for name in &args.files {
         if name == "-" {
             let format = args.format.unwrap_or(ValueFormat::Yaml);
-            let from = From::Memory(app.stdin()?);
+            let input = std::mem::replace(&mut app.context.input, Box::new(std::io::empty()));
+            let place = Place::Reader(input);
             sources.push(Source {
                 name: "standard input".to_owned(),
                 format,
-                from,
+                place,
             });
             continue;
         }
@@ -218,7 +219,7 @@ fn sources(app: &mut App, args: &Args) -> Result<Vec<Source>, Failure> {
         sources.push(Source {
             name: name.clone(),
             format,
-            from: From::File(path),
+            place: Place::File(path),
         });
     }
     Ok(sources)
@@ -242,7 +243,7 @@ fn files_of(folder: &Path) -> Result<Vec<Source>, Failure> {
             sources.push(Source {
                 name: path.display().to_string(),
                 format,
-                from: From::File(path),
+                place: Place::File(path),
             });
         }
     }
@@ -279,20 +280,20 @@ fn read_source(
     (types, root): &(confold_wire::dynamic::Types, String),
     sink: &mut document::Sink<'_>,
 ) -> Result<(), Failure> {
-    let Source { name, format, from } = source;
+    let Source { name, format, place } = source;
     if matches!(format, ValueFormat::Json | ValueFormat::Yaml) {
-        return match from {
-            From::Memory(bytes) => document::read(&name, format, Cursor::new(bytes), sink),
-            From::File(path) => {
+        return match place {
+            Place::Reader(input) => document::read(&name, format, input, sink),
+            Place::File(path) => {
                 let file = fs::File::open(&path).map_err(|error| Failure::invalid(format!("{name}: {error}")))?;
                 document::read(&name, format, file, sink)
             }
         };
     }
     // The other formats hold the root message as a whole.
-    let bytes = match from {
-        From::Memory(bytes) => bytes,
-        From::File(path) => read_file(&path)?,
+    let bytes = match place {
+        Place::File(path) => read_file(&path, &name)?,
+        Place::Reader(input) => read_all(input, &name)?,
     };
     let named = |failure: Failure| failure.while_doing(format!("cannot read {name}"));
     let bytes = match format {

@@ -157,7 +157,7 @@ fn from_file(app: &mut App, file: Option<&str>) -> Result<pb::CommitRequest, Fai
     let bytes = if name == "-" {
         app.stdin()?
     } else {
-        read_file(&app.file(name))?
+        read_file(&app.file(name), name)?
     };
     let invalid = |error: &dyn std::fmt::Display| Failure::invalid(format!("{name} is no commit request: {error}"));
     let text = String::from_utf8(bytes).map_err(|error| invalid(&error))?;

@@ -12,15 +12,15 @@ pub enum Command {
     Log(LogArgs),
 }
 
-/// Write the log into a file: every event, byte for byte, with digests.
+/// Write the log into a folder of its own: every event, byte for byte, with digests.
 ///
-/// The file has the format of the embedded log, and everything else can be made from it again.
+/// The folder has the format of the embedded log, and everything else can be made from it again.
 ///
-/// Example: confold export log backup.log
+/// Example: confold export log backup
 #[derive(clap::Args, Debug)]
 pub struct LogArgs {
-    /// The file to write; must not exist
-    file: String,
+    /// Where to write; must not exist
+    folder: String,
     /// The first position [default: the log's start]
     #[arg(long, value_name = "POSITION", default_value_t = 0, hide_default_value = true)]
     from: u64,
@@ -31,9 +31,9 @@ pub struct LogArgs {
 
 pub async fn run(command: Command, app: &mut App) -> Result<(), Failure> {
     let Command::Log(args) = command;
-    let file = app.file(&args.file);
-    if file.exists() {
-        return Err(Failure::invalid(format!("{} exists already", args.file)).hint("name a new file"));
+    let folder = app.file(&args.folder);
+    if folder.exists() {
+        return Err(Failure::invalid(format!("{} exists already", args.folder)).hint("name a new folder"));
     }
     let connection = app.connect(Access::Read).await?;
     let request = pb::ExportLogRequest {
@@ -51,7 +51,7 @@ pub async fn run(command: Command, app: &mut App) -> Result<(), Failure> {
             ui.note(&format!("{} so far", count(records, "record", "records")));
         }
     };
-    let exported = local.export(records, &file, &mut progress).await?;
+    let exported = local.export(records, &folder, &mut progress).await?;
     if app.ui.json {
         return app.ui.json_value(&serde_json::to_value(&exported).unwrap_or_default());
     }

@@ -58,6 +58,7 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     if app.ui.json {
         return app.ui.message("confold.v1.GetResponse", &answer);
     }
+    let everything = request.mask.is_empty();
     match &answer.container {
         None => {
             let node = answer.nodes.first().ok_or_else(|| missing("the node"))?;
@@ -65,12 +66,12 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
                 Some(pb::value::Form::Proto(bytes)) => app.ui.raw(bytes)?,
                 _ => app.ui.data(text_of(node.value.as_ref()))?,
             }
-            hidden(app, node);
-        }
-        Some(_) => {
-            for node in &answer.nodes {
-                app.ui.data(&element_text(node, format))?;
+            if everything {
+                hidden(app, node);
             }
+        }
+        Some(container) => {
+            elements(app, container, &answer.nodes, format, true)?;
             if answer.nodes.is_empty() {
                 app.ui
                     .note(&format!("{path} is empty at {}", state_text(answer.read_at.as_ref())));
@@ -80,21 +81,41 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An element of a listing: `path:` and its value below it in YAML, or a comment and the value.
-pub fn element_text(node: &pb::Node, format: ValueFormat) -> String {
-    let text = text_of(node.value.as_ref());
-    if format != ValueFormat::Yaml {
-        return format!("# {}\n{text}", node.path);
+/// Elements of a container as `confold apply` reads them: `path:` and the value below it, of a list without keys the
+/// items below the list's path. Not in YAML: a comment with the path, then the value. `first`: the listing begins here.
+pub fn elements(
+    app: &mut App,
+    container: &pb::Container,
+    nodes: &[pb::Node],
+    format: ValueFormat,
+    first: bool,
+) -> Result<(), Failure> {
+    let list = container.kind() == Kind::List;
+    if list && first && format == ValueFormat::Yaml && !nodes.is_empty() {
+        app.ui.data(&format!("{}:", container.path))?;
     }
-    let path = &node.path;
-    if text.trim() == "{}" || text.trim().is_empty() {
-        return format!("{path}: {{}}");
+    for node in nodes {
+        let text = text_of(node.value.as_ref());
+        let empty = text.trim() == "{}" || text.trim().is_empty();
+        let text = match (format, list, empty) {
+            (ValueFormat::Yaml, true, true) => "- {}".to_owned(),
+            (ValueFormat::Yaml, true, false) => indented(text, "- "),
+            (ValueFormat::Yaml, false, true) => format!("{}: {{}}", node.path),
+            (ValueFormat::Yaml, false, false) => format!("{}:\n{}", node.path, indented(text, "  ")),
+            _ => format!("# {}\n{text}", node.path),
+        };
+        app.ui.data(&text)?;
     }
-    let mut out = format!("{path}:\n");
-    for line in text.lines() {
+    Ok(())
+}
+
+/// A text moved to the right by two, with these two characters before its first line.
+fn indented(text: &str, first: &str) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 8);
+    for (index, line) in text.lines().enumerate() {
         // A blank line can only stand in a block of text, where its indentation does not matter.
         if !line.is_empty() {
-            out.push_str("  ");
+            out.push_str(if index == 0 { first } else { "  " });
             out.push_str(line);
         }
         out.push('\n');

@@ -1,4 +1,4 @@
-use super::get::{disputed, element_text};
+use super::get::{disputed, elements};
 use crate::{
     app::{App, ReadArgs, is_code, missing, state_text},
     error::{Failure, short},
@@ -99,7 +99,7 @@ async fn page(args: &Args, app: &mut App, connection: &Connection, request: pb::
     if app.ui.json {
         return app.ui.message("confold.v1.ListResponse", &answer);
     }
-    print(args, app, &answer)?;
+    print(args, app, &answer, true)?;
     let total = answer.container.as_ref().map_or(0, |container| container.count);
     if answer.more {
         let shown = grouped(answer.nodes.len() as u64);
@@ -125,23 +125,22 @@ async fn page(args: &Args, app: &mut App, connection: &Connection, request: pb::
 
 async fn all(args: &Args, app: &mut App, connection: &Connection, request: pb::ListRequest) -> Result<(), Failure> {
     let mut pages = connection.again(|| connection.api.list_stream(request.clone())).await?;
+    let mut first = true;
     while let Some(page) = pages.next().await {
         let page = page?;
         if app.ui.json {
             app.ui.message_line("confold.v1.ListResponse", &page)?;
         } else {
-            print(args, app, &page)?;
+            print(args, app, &page, std::mem::take(&mut first))?;
         }
     }
     Ok(())
 }
 
-fn print(args: &Args, app: &mut App, page: &pb::ListResponse) -> Result<(), Failure> {
+fn print(args: &Args, app: &mut App, page: &pb::ListResponse, first: bool) -> Result<(), Failure> {
     if args.values {
-        for node in &page.nodes {
-            app.ui.data(&element_text(node, ValueFormat::Yaml))?;
-        }
-        return Ok(());
+        let container = page.container.clone().unwrap_or_default();
+        return elements(app, &container, &page.nodes, ValueFormat::Yaml, first);
     }
     let name = |node: &pb::Node| match (node.key.as_str(), node.index) {
         ("", Some(index)) => index.to_string(),

@@ -34,6 +34,8 @@ use crate::{
     app::{App, Global},
     error::{EXIT_HELP, Failure},
 };
+pub use log::who;
+
 use clap::{Parser, Subcommand};
 
 /// A configuration store in which every change is one event on a log.

@@ -24,6 +24,10 @@ pub struct OutcomeArgs {
 
 pub async fn outcome(args: OutcomeArgs, app: &mut App) -> Result<(), Failure> {
     check(&args.id)?;
+    if let Some(wait) = args.wait {
+        // The call has to last as long as it is asked to wait.
+        app.global.timeout = Some(app.timeout().max(wait));
+    }
     let connection = app.connect(Access::Read).await?;
     let request = pb::OutcomeRequest {
         store: connection.store.clone(),

@@ -45,9 +45,14 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     };
     row("position", format!("{}{lag}", status.position));
     row("durable", status.durable.to_string());
+    let log = format!("{} to {}", status.log_start, status.log_end);
     row(
         "log",
-        format!("{}, {} to {}", status.log, status.log_start, status.log_end),
+        if status.log.is_empty() {
+            log
+        } else {
+            format!("{}, {log}", status.log)
+        },
     );
     row("log id", status.log_id.clone());
     if status.incarnation != status.log_id {

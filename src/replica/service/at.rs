@@ -278,8 +278,10 @@ impl Served {
 }
 
 impl Refusal {
+    /// Names the state that was asked for, unless the detail begins with it.
     fn about_at(self, at: &str) -> Refusal {
-        self.about(&format!("{at:?}"))
+        let name = format!("{at:?}");
+        if self.detail().detail.starts_with(&name) { self } else { self.about(&name) }
     }
 }
 
@@ -322,8 +324,8 @@ fn time(name: &str, text: &str) -> Result<Time, Refusal> {
     }
     let parsed: Result<jiff::Timestamp, jiff::Error> = text.parse();
     parsed.map(|time| Time(time.as_millisecond())).map_err(|error| {
-        unreadable(name, "a time is RFC 3339 with its zone, as in time:2026-01-31T12:00:00Z, or milliseconds since 1970")
-            .about(&error.to_string())
+        let hint = "a time is RFC 3339 with its zone, as in time:2026-01-31T12:00:00Z, or milliseconds since 1970";
+        Refusal::argument(format!("{name:?} names no time: {error}"), hint)
     })
 }
 

@@ -249,7 +249,10 @@ impl<'a> Query<'a> {
                 Filter::Scanned(pattern) => {
                     let text = self.rows.texts.path(&operation.path);
                     match pattern.is_wild() {
-                        true => pattern.covers(&text) || (deep && pattern.may_cover_below(&text)),
+                        true => {
+                            let deep = deep && self.has_children(&operation.path);
+                            pattern.covers(&text) || (deep && pattern.may_cover_below(&text))
+                        }
                         false => {
                             operation.path.starts_with(&pattern.below)
                                 || (deep && pattern.below.starts_with(&operation.path))
@@ -258,6 +261,18 @@ impl<'a> Query<'a> {
                 }
             }
         })
+    }
+}
+
+impl Query<'_> {
+    /// Whether a node at the path can have anything below it.
+    fn has_children(&self, path: &Path) -> bool {
+        let Some(schema) = &self.view.schema else { return false };
+        match schema.resolve(path) {
+            Ok(Target::Node { ty, .. }) => schema.message(ty).children().next().is_some(),
+            Ok(Target::Container { .. }) => true,
+            Err(_) => false,
+        }
     }
 }
 

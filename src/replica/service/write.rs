@@ -12,7 +12,7 @@ use confold_model::event::{Base, Body, Commit, Expect, Guard, Operation, Operati
 use confold_model::ids::Hash;
 use confold_model::node;
 use confold_model::path::{Path, Target};
-use confold_model::schema::{ChildField, ChildKind, Kind, Schema, TypeId};
+use confold_model::schema::{ChildField, ChildKind, Kind, Schema, Shape, TypeId};
 use confold_model::tree::Lookup;
 use confold_wire::convert::parse_hash;
 use confold_wire::pb::{self, text_base, text_guard, text_operation, value};
@@ -309,7 +309,7 @@ fn field_path(schema: &Schema, ty: TypeId, dotted: &str) -> Result<Vec<u32>, Rej
     let mut numbers = Vec::new();
     for name in dotted.split('.') {
         let Some(message) = at.map(|ty| schema.message(ty)) else {
-            let detail = format!("mask {dotted}: {name:?} would stand inside a field that is no message");
+            let detail = format!("mask {dotted}: {name:?} would stand inside a field that is no single message");
             return Err(Rejection::new(Code::InvalidPath, detail));
         };
         let Some(field) = message.field_by_name(name) else {
@@ -318,8 +318,8 @@ fn field_path(schema: &Schema, ty: TypeId, dotted: &str) -> Result<Vec<u32>, Rej
             return Err(Rejection::new(Code::NotFound, detail));
         };
         numbers.push(field.number);
-        at = match field.kind {
-            Kind::Message(inner) => Some(inner),
+        at = match (field.kind, field.shape) {
+            (Kind::Message(inner), Shape::Presence) => Some(inner),
             _ => None,
         };
     }

@@ -1,4 +1,4 @@
-use crate::world::{World, device, got};
+use crate::world::{NOW, World, device, got};
 use confold_cli::Exit;
 use confold_model::code::Code;
 use confold_wire::{pb, status};
@@ -36,7 +36,6 @@ fn a_conflict_lists_every_path() {
         ! PATH                    KIND  BASE          OURS          THEIRS
         ! /devices/olt-1          M7    aaaaaaaaaaaa  bbbbbbbbbbbb  cccccccccccc
         ! /devices/olt-1/ports/3  M7    dddddddddddd  eeeeeeeeeeee  absent
-        ! Event: 4182-00000000000000000000000000000000
         ! Hint: read again what stands there, and propose on top of it
         exit 1
     "#]]);
@@ -71,6 +70,48 @@ fn a_conflict_lists_every_path() {
         !   "causes": [],
         !   "exit": 1
         ! }
+        exit 1
+    "#]]);
+}
+
+#[test]
+fn a_guard_that_does_not_hold_is_explained_by_what_happened_since() {
+    let world = World::new();
+    let refused = || {
+        let detail = pb::ErrorDetail {
+            path: "/devices/olt-1".to_owned(),
+            ..status::error_detail(Code::GuardFailed, "it is not what it was at revision 41")
+        };
+        status::status(&detail)
+    };
+    world.fake.commit.refuse(refused());
+    world.fake.log.answer(pb::LogResponse {
+        rows: vec![pb::LogRow {
+            revision: Some(42),
+            author: "bob".to_owned(),
+            time_ms: NOW - 3_000,
+            summary: vec!["update /devices/olt-1 (admin_state)".to_owned()],
+            ..Default::default()
+        }],
+        ..Default::default()
+    });
+    world.check("set /devices/olt-1:admin_state=ENABLED --if-at 41", expect![[r#"
+        > get_schema {}
+        > commit {"proposal":{"event_id":"4182-00000000000000000000000000000000","author":"ada","client_time_ms":"1795255200000","deadline_ms":10000},"guards":[{"path":"/devices/olt-1","same_as":"41"}],"operations":[{"path":"/devices/olt-1","update":{"value":{"json":{"admin_state":"ENABLED"}},"mask":["admin_state"]}}]}
+        > log {"path":"/devices/olt-1","from":"41","limit":3}
+        ! Error: GUARD_FAILED: /devices/olt-1: it is not what it was at revision 41
+        ! Caused by: revision 42 by bob, 3 s ago: update /devices/olt-1 (admin_state)
+        ! Hint: look at it with `confold diff 41 latest --path /devices/olt-1`, then try again
+        exit 1
+    "#]]);
+    // What happened since cannot always be told.
+    world.fake.commit.refuse(refused());
+    world.check("rm /devices/olt-1 --base v1", expect![[r#"
+        > status {}
+        > commit {"proposal":{"event_id":"4182-00000000000000000000000000000000","author":"ada","client_time_ms":"1795255200000","deadline_ms":10000},"operations":[{"path":"/devices/olt-1","base":{"as_of":"v1"},"remove":{}}]}
+        > log {"path":"/devices/olt-1","from":"v1","limit":3}
+        ! Error: GUARD_FAILED: /devices/olt-1: it is not what it was at revision 41
+        ! Hint: look at it with `confold diff v1 latest --path /devices/olt-1`, then try again
         exit 1
     "#]]);
 }

@@ -464,17 +464,23 @@ fn init_makes_a_store_with_a_sample() {
 #[test]
 fn serve_says_where_it_listens() {
     let mut world = World::new();
-    world.check("serve data --listen 127.0.0.1:0 --cache 512MiB", expect![[r#"
+    world.check(
+        "serve data --listen 127.0.0.1:0 --cache 512MiB",
+        expect![[r#"
         > serve ServeOptions { data: "FOLDER/data", listen: 127.0.0.1:0, cache_bytes: Some(536870912) }
         ! serving main on http://127.0.0.1:0
-    "#]]);
+    "#]],
+    );
     world
         .environment
         .insert("CONFOLD_DATA".to_owned(), "/var/lib/confold".to_owned());
-    world.check("serve --listen '[::1]:7411'", expect![[r#"
+    world.check(
+        "serve --listen '[::1]:7411'",
+        expect![[r#"
         > serve ServeOptions { data: "/var/lib/confold", listen: [::1]:7411, cache_bytes: None }
         ! serving main on http://[::1]:7411
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -497,10 +503,10 @@ fn export_writes_a_new_file() {
     world.check(
         "export log there.log",
         expect![[r#"
-        ! Error: there.log exists already
-        ! Hint: name a new file
-        exit 2
-    "#]],
+            ! Error: there.log exists already
+            ! Hint: name a new folder
+            exit 2
+        "#]],
     );
 }
 

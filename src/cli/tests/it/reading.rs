@@ -26,13 +26,11 @@ fn get_shows_a_node_and_counts_what_it_hides() {
         > get {"read":{"at":"v1.2~3","consistency":"CONSISTENCY_AT_LEAST","token":"7@ab","deadline_ms":10000},"path":"/devices/olt-1","depth":2,"mask":["address","location.site"],"format":"FORMAT_YAML"}
         id: olt-1
         address: 192.0.2.10
-        ! not shown: /devices/olt-1/ports has 3 elements; see it with --depth 1, or `confold ls /devices/olt-1/ports`
     "#]]);
     world.check("get /devices/olt-1:address --deep --consistency linearizable --timeout 500ms", expect![[r#"
         > get {"read":{"consistency":"CONSISTENCY_LINEARIZABLE","deadline_ms":500},"path":"/devices/olt-1","depth":-1,"mask":["address"],"format":"FORMAT_YAML"}
         id: olt-1
         address: 192.0.2.10
-        ! not shown: /devices/olt-1/ports has 3 elements; see it with --depth 1, or `confold ls /devices/olt-1/ports`
     "#]]);
 }
 
@@ -69,6 +67,53 @@ fn get_of_a_container_is_what_apply_reads() {
         expect![[r#"
         > get {"read":{"deadline_ms":10000},"path":"/devices","format":"FORMAT_YAML"}
         ! /devices is empty at revision 12 (root 3f9c12ab34cd)
+    "#]],
+    );
+}
+
+// G2, G3
+#[test]
+fn a_list_without_keys_is_one_mapping_key() {
+    let world = World::new();
+    let node = |text: &str| pb::Node {
+        path: "/clock/ntp_servers".to_owned(),
+        value: yaml(text),
+        ..Default::default()
+    };
+    let nodes = vec![node("address: ntp1\nprefer: true\n"), node("{}\n")];
+    let list = container("/clock/ntp_servers", Kind::List, 2, false);
+    world.fake.get.answer(pb::GetResponse {
+        nodes: nodes.clone(),
+        container: Some(list.clone()),
+        ..Default::default()
+    });
+    world.check(
+        "get /clock/ntp_servers",
+        expect![[r#"
+        > get {"read":{"deadline_ms":10000},"path":"/clock/ntp_servers","format":"FORMAT_YAML"}
+        /clock/ntp_servers:
+        - address: ntp1
+          prefer: true
+        - {}
+    "#]],
+    );
+    let page = |nodes: &[pb::Node]| pb::ListResponse {
+        nodes: nodes.to_vec(),
+        container: Some(list.clone()),
+        ..Default::default()
+    };
+    world
+        .fake
+        .list_stream
+        .answer(vec![page(&nodes[..1]), page(&nodes[1..])]);
+    world.check(
+        "ls /clock/ntp_servers --all --values",
+        expect![[r#"
+        > list_stream {"read":{"deadline_ms":10000},"path":"/clock/ntp_servers","format":"FORMAT_YAML"}
+        /clock/ntp_servers:
+        - address: ntp1
+          prefer: true
+        - {}
     "#]],
     );
 }

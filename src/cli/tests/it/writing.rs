@@ -47,10 +47,10 @@ fn a_value_comes_from_a_file_from_stdin_or_from_the_line_itself() {
     world.check(
         "put /devices/olt-2 nowhere.json",
         expect![[r#"
-        ! Error: FOLDER/nowhere.json: No such file or directory (os error 2)
-        ! Hint: a value that is written out begins with `{`, as in '{name: lab}'
-        exit 2
-    "#]],
+            ! Error: nowhere.json: No such file or directory (os error 2)
+            ! Hint: a value that is written out begins with `{`, as in '{name: lab}'
+            exit 2
+        "#]],
     );
 }
 

@@ -444,3 +444,20 @@ async fn ten_thousand_dropped_transactions_change_nothing() {
     }
     assert_eq!((store.revisions(), store.root()), before);
 }
+
+#[tokio::test]
+async fn many_puts_ask_for_nothing_and_are_one_commit() {
+    let (store, client) = world().await;
+    store.inner().calls.clear();
+    let mut tx = client.transaction().await.unwrap();
+    for number in 100..5_100 {
+        tx.put(format!("/vlans/{number}"), &vlan(number, "")).await.unwrap();
+    }
+    tx.remove("/vlans/100").await.unwrap();
+    let before = store.revisions();
+    tx.commit().await.unwrap();
+    assert_eq!(store.revisions(), before + 1);
+    let calls = store.inner().calls.clone();
+    assert!(calls.len() <= 3, "{calls:?}");
+    assert_eq!(client.list::<Vlan>("/vlans", 0).await.unwrap().len(), 5_000);
+}

@@ -1,0 +1,14 @@
+//! Every call of the API over a whole replica on a memory log and a memory store.
+
+mod at;
+mod diff;
+mod history;
+mod list;
+mod outcome;
+mod read;
+mod schema;
+mod stream;
+mod tags;
+mod upkeep;
+mod world;
+mod write;
