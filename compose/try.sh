@@ -61,8 +61,8 @@ server=""
 CONFOLD_DATA=$data; serve; unset CONFOLD_DATA
 
 say "5/6 Nothing is lost, and the past can still be read"
-run get /devices/olt-1 --mask admin_state
-run get /devices/olt-1 --mask admin_state --at installed
+run get /devices/olt-1 --field admin_state
+run get /devices/olt-1 --field admin_state --at installed
 run status
 
 say "6/6 The same over HTTP"

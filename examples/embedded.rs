@@ -65,7 +65,7 @@ async fn main() -> Result<(), Failed> {
     let mut device: Device = transaction.get("/devices/olt-1").await?;
     device.description = "second".into();
     transaction.update("/devices/olt-1", &device).await?;
-    transaction.add("/devices/olt-1/ports", &Port { number: 1, label: "uplink".into() }).await?;
+    transaction.add("/devices/olt-1/ports/1", &Port { number: 1, label: "uplink".into() }).await?;
     let decision = transaction.commit().await?;
     println!("revision {}", decision.revision());
 

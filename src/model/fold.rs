@@ -113,6 +113,7 @@ impl Decision {
 /// at this position and tries again, it never skips; `state` is then as before.
 pub fn apply(state: &mut State, time: Time, record: &[u8], objects: &dyn Objects) -> Result<Applied, ObjectsError> {
     let position = state.next_position();
+    let floor_before = state.floor;
     let digest = digest::log_digest(state.digest, position, time, record);
     let event = read(state, position, record);
 
@@ -142,7 +143,6 @@ pub fn apply(state: &mut State, time: Time, record: &[u8], objects: &dyn Objects
 
     // From here on nothing can fail: the state moves as one.
     let Decision { outcome, touched, tree_changed, mark, halt } = decision;
-    let floor_before = state.floor;
     state.position = Some(position);
     state.digest = digest;
     state.time = new_time;

@@ -10,7 +10,7 @@ use confold::client::Remote;
 use confold::wire::api::Api;
 use confold::wire::{pb, schema_source};
 use confold_model::ids::{EventId, Position, Revision};
-use confold_store::{Order, Store};
+use confold_store::Order;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -4,7 +4,7 @@ use crate::support::{Fixture, add, update};
 use confold::wire::pb;
 use confold_model::ids::{Hash, Revision};
 use confold_model::walk::Walk;
-use confold_store::{Order, Store};
+use confold_store::Order;
 use std::collections::BTreeSet;
 
 const ROOT: &str = "voltha.VolthaInstance";

@@ -101,10 +101,13 @@ impl fmt::Display for Breach {
 pub type Held<T = ()> = Result<T, Breach>;
 
 pub fn breach<T>(check: Check, what: impl Into<String>) -> Held<T> {
-    Err(Breach {
-        check,
-        what: what.into(),
-    })
+    let mut what: String = what.into();
+    // Records can be long.
+    if let Some((cut, _)) = what.char_indices().nth(2_000) {
+        what.truncate(cut);
+        what.push('…');
+    }
+    Err(Breach { check, what })
 }
 
 /// What all replicas must agree on, and the checkers that are told to be silent.
@@ -294,7 +297,12 @@ impl Checkers {
                 && settlement.revision == verdict.made_revision();
             self.require(Check::Verdicts, same, || {
                 let meaning = oracle.book.get(&oracle.records[position].bytes);
-                format!("position {position}: replica {site} says {settlement:?}, must be {verdict:?}; the record means {meaning:?}")
+                let (at, outcome) = (settlement.position, &settlement.outcome);
+                format!(
+                    "position {position}: replica {site} says id {} at {at} {outcome:?} revision {:?}, must be {verdict:?}; \
+                     the record means {meaning:?}",
+                    settlement.id, settlement.revision
+                )
             })?;
         }
         let none_left = settled.next().is_none();

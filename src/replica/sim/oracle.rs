@@ -7,8 +7,11 @@ use super::plain::{self, Plain};
 use bytes::Bytes;
 use confold_log::Record;
 use confold_model::code::Code;
+use confold_model::event::Checkpoint;
 use confold_model::ids::{EventId, Revision, Time};
+use confold_model::state::{CheckpointRow, State};
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::rc::Rc;
 
 /// Trees of past revisions that stay at hand.
@@ -178,6 +181,57 @@ impl Oracle {
             .rev()
             .find(|(at, _)| *at <= position)
             .map_or(0, |(_, version)| *version)
+    }
+
+    /// The first thing in a replica's state that is not as it must be after the last record read; `None`: all is.
+    pub fn differs_from(&self, state: &State) -> Option<String> {
+        fn compare<T: PartialEq + fmt::Debug>(what: &str, found: T, wanted: T) -> Option<String> {
+            (found != wanted).then(|| format!("{what}: {found:?}, must be {wanted:?}"))
+        }
+        let tags: BTreeMap<Rc<str>, u64> = state.tags().map(|(name, tag)| (name.into(), tag.revision.0)).collect();
+        let marks: Vec<_> = state
+            .marks()
+            .map(|mark| (mark.position.0, mark.time.0, mark.revision.0))
+            .collect();
+        let row = |row: CheckpointRow| {
+            let Checkpoint {
+                replica,
+                position,
+                level,
+                ..
+            } = row.checkpoint;
+            (replica, (position.0, row.time.0, level))
+        };
+        let checkpoints: BTreeMap<_, _> = state.checkpoints().map(row).collect();
+        let schemas: Vec<u64> = state.schemas().map(|(at, _)| at.0).collect();
+        let kept = (0..=self.revision).filter(|revision| *revision > 0 && state.is_kept(Revision(*revision)));
+        let end = self.verdicts.len() as u64;
+        // Ids on the edge leave in whole segments; those inside the window are all there.
+        let inside = self.met.iter().filter(|(_, met)| met.position + self.window >= end);
+        let forgotten = inside.filter(|(id, met)| {
+            state
+                .window()
+                .get(id)
+                .is_none_or(|entry| entry.position.0 != met.position)
+        });
+        compare("tags", tags, self.tags.clone())
+            .or_else(|| compare("marks", marks, self.released.clone()))
+            .or_else(|| compare("checkpoints", checkpoints, self.checkpoints.clone()))
+            .or_else(|| compare("schemas", schemas, self.schemas.iter().map(|(at, _)| *at).collect()))
+            .or_else(|| {
+                let policy = state.retention();
+                compare(
+                    "retention",
+                    (policy.keep_revisions, policy.keep_age_ms, policy.keep_all),
+                    self.retention,
+                )
+            })
+            .or_else(|| compare("the last mark", state.last_mark().0, self.last_mark))
+            .or_else(|| compare("ids forgotten", forgotten.map(|(id, _)| *id).collect(), Vec::new()))
+            .or_else(|| {
+                let wanted = (1..=self.revision).filter(|revision| self.is_kept(*revision)).collect();
+                compare("revisions kept", kept.collect::<Vec<_>>(), wanted)
+            })
     }
 
     /// Takes the next record of the log.

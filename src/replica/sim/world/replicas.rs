@@ -296,7 +296,7 @@ impl World {
     }
 
     pub(super) fn finish(&mut self, number: usize) -> Held {
-        if self.odds.crash > 0 && self.rng.random_ratio(1, 60) {
+        if self.odds.crash > 0 && self.rng.random_ratio(1, 60 * self.scale.div_ceil(8)) {
             self.crash(number, "fault: death before a batch is written");
             return Ok(());
         }
@@ -369,7 +369,7 @@ impl World {
         let chain = folded.effects.view.chain;
         self.trace = Hash::of(&[&self.trace.0[..], &[number as u8], &position.0.to_be_bytes(), &chain.0].concat());
         self.tally.count("batches");
-        if self.odds.crash > 0 && self.rng.random_ratio(1, 60) {
+        if self.odds.crash > 0 && self.rng.random_ratio(1, 60 * self.scale.div_ceil(8)) {
             self.crash(number, "fault: death before a batch is told of");
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! How fast one core folds: `cargo run --release -p confold-replica --example fold_speed [children …]`
+//! How fast one core folds: `cargo run --release -p confold-replica --example replica_speed [children …]`
 //!
 //! Records of about 340 bytes, each an update of one node of about 250 bytes, in random order; everything in memory. Three
 //! rates for each number of children: the bare fold, the fold with its rows and objects in batches of 1,024, and a whole
