@@ -2,6 +2,7 @@
 
 use super::at::{Reading, is_latest, no_schema};
 use super::propose::{Built, Intention, propose};
+use super::read::value_bytes;
 use super::refusal::refusal;
 use super::{Refusal, Served, blocking};
 use crate::view::View;
@@ -57,7 +58,7 @@ fn is_quick(request: &pb::CommitRequest) -> bool {
     let bytes: usize = request
         .operations
         .iter()
-        .map(|operation| 64 + value_of(operation).map_or(0, size))
+        .map(|operation| 64 + value_of(operation).map_or(0, value_bytes))
         .sum();
     bytes <= SMALL && !guards_look_up && !request.operations.iter().any(looks_up)
 }
@@ -68,14 +69,6 @@ fn value_of(operation: &pb::TextOperation) -> Option<&pb::Value> {
         Kind::Update(update) => update.value.as_ref(),
         Kind::Add(value) | Kind::Put(value) | Kind::Replace(value) => Some(value),
         Kind::Remove(_) => None,
-    }
-}
-
-fn size(value: &pb::Value) -> usize {
-    match &value.form {
-        None => 0,
-        Some(value::Form::Proto(bytes)) => bytes.len(),
-        Some(value::Form::Json(text) | value::Form::Text(text) | value::Form::Yaml(text)) => text.len(),
     }
 }
 
