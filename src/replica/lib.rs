@@ -12,6 +12,7 @@
 //! - What the log shows to be another log stops the replica before any of it is shown.
 //!
 //! [`step`] decides what a record leads to, without threads, clocks or I/O; [`drive`](mod@drive) is the loop around it.
+//! [`service`] answers every call of the API with them.
 
 mod barrier;
 mod core;

@@ -96,8 +96,14 @@ impl Default for Options {
             longest_deadline: Duration::from_secs(600),
             answer_bytes: 16 << 20,
             piece_bytes: 1 << 20,
-            page: Page { usual: 100, most: 10_000 },
-            changes: Page { usual: 1_000, most: 10_000 },
+            page: Page {
+                usual: 100,
+                most: 10_000,
+            },
+            changes: Page {
+                usual: 1_000,
+                most: 10_000,
+            },
             rows: Page { usual: 50, most: 1_000 },
             stream_in_flight: 8_192,
         }
@@ -137,16 +143,27 @@ impl Service {
         let served = |handle: Handle| {
             let name = handle.view().store_name.clone();
             let types = Mutex::default();
-            let served =
-                Served { name: name.clone(), objects: handle.objects(), options: options.clone(), handle, types };
+            let served = Served {
+                name: name.clone(),
+                objects: handle.objects(),
+                options: options.clone(),
+                handle,
+                types,
+            };
             (name, Arc::new(served))
         };
-        Service { stores: Arc::new(stores.into_iter().map(served).collect()), principal: "".into() }
+        Service {
+            stores: Arc::new(stores.into_iter().map(served).collect()),
+            principal: "".into(),
+        }
     }
 
     /// The same stores for one caller: the name stands as `principal` on every event that is proposed through it.
     pub fn acting_as(&self, principal: &str) -> Service {
-        Service { stores: self.stores.clone(), principal: principal.into() }
+        Service {
+            stores: self.stores.clone(),
+            principal: principal.into(),
+        }
     }
 
     fn store(&self, name: &str) -> Result<Arc<Served>, Refusal> {
@@ -164,7 +181,8 @@ impl Service {
             ("", _) => format!("several stores are here, name one of them: {names}"),
             (name, _) => format!("no store is called {name:?}; there is {names}"),
         };
-        Refusal::new(confold_model::code::Code::NotFound, what).hint("name a store of this server, as `confold stores` lists them")
+        Refusal::new(confold_model::code::Code::NotFound, what)
+            .hint("name a store of this server, as `confold stores` lists them")
     }
 }
 
@@ -195,7 +213,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> +
         // A bug stays the bug of this call: whoever made the call catches it.
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(Refusal::new(confold_model::code::Code::Unavailable, "the server is shutting down")),
+            Err(_) => Err(Refusal::new(
+                confold_model::code::Code::Unavailable,
+                "the server is shutting down",
+            )),
         },
     }
 }
@@ -303,7 +324,9 @@ impl Api for Service {
     }
 
     async fn list_stores(&self, _: pb::ListStoresRequest) -> Result<pb::ListStoresResponse, Status> {
-        Ok(pb::ListStoresResponse { stores: self.stores.values().map(|served| upkeep::row(served)).collect() })
+        Ok(pb::ListStoresResponse {
+            stores: self.stores.values().map(|served| upkeep::row(served)).collect(),
+        })
     }
 
     async fn status(&self, request: pb::StatusRequest) -> Result<pb::StatusResponse, Status> {

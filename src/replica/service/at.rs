@@ -47,7 +47,11 @@ pub(super) fn is_latest(at: &str) -> bool {
 
 impl Reading {
     pub fn latest(view: Arc<View>) -> Reading {
-        Reading { view, past: None, schema_of_its_time: false }
+        Reading {
+            view,
+            past: None,
+            schema_of_its_time: false,
+        }
     }
 
     pub fn revision(&self) -> Revision {
@@ -122,11 +126,12 @@ impl Served {
                 if view.position >= wanted {
                     return Ok(view);
                 }
-                self.handle.at_least(wanted, deadline).await.map_err(|error| self.waited(error))
+                self.handle
+                    .at_least(wanted, deadline)
+                    .await
+                    .map_err(|error| self.waited(error))
             }
-            Ok(pb::Consistency::Linearizable) => {
-                self.handle.fence(deadline).await.map_err(|error| self.waited(error))
-            }
+            Ok(pb::Consistency::Linearizable) => self.handle.fence(deadline).await.map_err(|error| self.waited(error)),
             Err(_) => {
                 let detail = format!("consistency {} does not exist", read.consistency);
                 Err(Refusal::argument(detail, "use STALE, AT_LEAST or LINEARIZABLE"))
@@ -150,8 +155,15 @@ impl Served {
         if revision == view.revision {
             return Ok(Reading::latest(view.clone()));
         }
-        let past = self.handle.past(revision).map_err(|error| Refusal::from(error).about_at(at))?;
-        Ok(Reading { view: view.clone(), past: Some(past), schema_of_its_time })
+        let past = self
+            .handle
+            .past(revision)
+            .map_err(|error| Refusal::from(error).about_at(at))?;
+        Ok(Reading {
+            view: view.clone(),
+            past: Some(past),
+            schema_of_its_time,
+        })
     }
 
     /// The revision that a name stands for, also one that is gone. Blocks, unless it is the latest.
@@ -160,16 +172,27 @@ impl Served {
         let named = self.name(view, name).map_err(|refusal| refusal.about_at(at))?;
         match named.revision.0.checked_sub(back) {
             Some(_) if back == 0 => Ok(named),
-            Some(revision) => Ok(Named { revision: Revision(revision), position: None }),
+            Some(revision) => Ok(Named {
+                revision: Revision(revision),
+                position: None,
+            }),
             None => {
-                let detail = format!("{at:?}: {name} is revision {}, there are no {back} before it", named.revision);
+                let detail = format!(
+                    "{at:?}: {name} is revision {}, there are no {back} before it",
+                    named.revision
+                );
                 Err(Refusal::new(Code::NotFound, detail))
             }
         }
     }
 
     fn name(&self, view: &View, name: &str) -> Result<Named, Refusal> {
-        let revision = |revision: Revision| Ok(Named { revision, position: None });
+        let revision = |revision: Revision| {
+            Ok(Named {
+                revision,
+                position: None,
+            })
+        };
         match name.split_once(':') {
             _ if is_latest(name) => revision(view.revision),
             Some(("rev", text)) => match decimal(text) {
@@ -192,7 +215,10 @@ impl Served {
             Some(("event", text)) => self.by_event(parse_event_id(text)?),
             Some((other, _)) => {
                 let detail = format!("{other}: is no kind of name");
-                Err(Refusal::argument(detail, "use tag:, rev:, root:, time:, pos: or event:"))
+                Err(Refusal::argument(
+                    detail,
+                    "use tag:, rev:, root:, time:, pos: or event:",
+                ))
             }
             None => self.bare(view, name),
         }
@@ -203,7 +229,10 @@ impl Served {
             return reached(view, Revision(number));
         }
         if let Some(row) = view.tags.get(name) {
-            return Ok(Named { revision: row.revision, position: None });
+            return Ok(Named {
+                revision: row.revision,
+                position: None,
+            });
         }
         // Fewer digits are more likely a word that was mistyped.
         if let (true, Some(prefix)) = (name.len() >= 4, RootPrefix::parse(name))
@@ -229,7 +258,12 @@ impl Served {
             let rows = rows.iter().filter(|row| !kept || view.is_kept(row.revision));
             rows.map(|row| row.revision).max()
         };
-        let found = |revision: Option<Revision>| Ok(revision.map(|revision| Named { revision, position: None }));
+        let found = |revision: Option<Revision>| {
+            Ok(revision.map(|revision| Named {
+                revision,
+                position: None,
+            }))
+        };
         let mut roots: Vec<Hash> = rows.iter().map(|row| row.root).collect();
         roots.dedup();
         match roots.len() {
@@ -238,7 +272,11 @@ impl Served {
             several => {
                 const SHOWN: usize = 8;
                 let candidate = |root: &Hash| {
-                    let last = rows.iter().filter(|row| row.root == *root).map(|row| row.revision.0).max();
+                    let last = rows
+                        .iter()
+                        .filter(|row| row.root == *root)
+                        .map(|row| row.revision.0)
+                        .max();
                     format!("{} (revision {})", root.short(), last.unwrap_or_default())
                 };
                 let shown: Vec<String> = roots.iter().take(SHOWN).map(candidate).collect();
@@ -257,18 +295,27 @@ impl Served {
 
     fn by_position(&self, view: &View, position: Position) -> Result<Named, Refusal> {
         if position > view.position {
-            let detail = format!("position {position} is not reached yet, this replica has folded up to {}", view.position);
+            let detail = format!(
+                "position {position} is not reached yet, this replica has folded up to {}",
+                view.position
+            );
             return Err(Refusal::new(Code::Future, detail));
         }
         let row = self.handle.store().revision_at_position(position)?;
-        Ok(Named { revision: row.map_or(Revision(0), |row| row.revision), position: Some(position) })
+        Ok(Named {
+            revision: row.map_or(Revision(0), |row| row.revision),
+            position: Some(position),
+        })
     }
 
     fn by_event(&self, id: EventId) -> Result<Named, Refusal> {
         let none = |what: String| Err(Refusal::new(Code::NotFound, what).event(id));
         match self.handle.outcome_of(id)? {
             Fate::Settled(settled) => match settled.revision {
-                Some(revision) => Ok(Named { revision, position: Some(settled.position) }),
+                Some(revision) => Ok(Named {
+                    revision,
+                    position: Some(settled.position),
+                }),
                 None => none(format!("event {id} at position {} made no revision", settled.position)),
             },
             Fate::NeverApplied { why, .. } => none(format!("event {id} was never applied: {why}")),
@@ -281,7 +328,11 @@ impl Refusal {
     /// Names the state that was asked for, unless the detail begins with it.
     fn about_at(self, at: &str) -> Refusal {
         let name = format!("{at:?}");
-        if self.detail().detail.starts_with(&name) { self } else { self.about(&name) }
+        if self.detail().detail.starts_with(&name) {
+            self
+        } else {
+            self.about(&name)
+        }
     }
 }
 
@@ -293,7 +344,10 @@ fn wanted(view: &View, text: &str) -> Result<Position, Refusal> {
     }
     let token: Token = text.parse()?;
     if token.incarnation != view.incarnation {
-        let detail = format!("the token is of incarnation {}, this store is in {}", token.incarnation, view.incarnation);
+        let detail = format!(
+            "the token is of incarnation {}, this store is in {}",
+            token.incarnation, view.incarnation
+        );
         return Err(Refusal::new(Code::Foreign, detail));
     }
     Ok(token.position)
@@ -305,17 +359,26 @@ fn split(at: &str) -> Result<(&str, u64), Refusal> {
         None => Ok((at, 0)),
         Some((name, text)) => match decimal(text) {
             Some(back) => Ok((name, back)),
-            None => Err(unreadable(at, "behind ~ stands how many revisions to go back, as in latest~3")),
+            None => Err(unreadable(
+                at,
+                "behind ~ stands how many revisions to go back, as in latest~3",
+            )),
         },
     }
 }
 
 fn reached(view: &View, revision: Revision) -> Result<Named, Refusal> {
     if revision > view.revision {
-        let detail = format!("revision {revision} is not reached yet, the latest is {}", view.revision);
+        let detail = format!(
+            "revision {revision} is not reached yet, the latest is {}",
+            view.revision
+        );
         return Err(Refusal::new(Code::Future, detail));
     }
-    Ok(Named { revision, position: None })
+    Ok(Named {
+        revision,
+        position: None,
+    })
 }
 
 fn time(name: &str, text: &str) -> Result<Time, Refusal> {
@@ -355,5 +418,8 @@ fn no_tag(view: &View, name: &str) -> Refusal {
 }
 
 fn no_root(text: &str) -> Refusal {
-    Refusal::new(Code::NotFound, format!("no revision has a root that begins with {text}"))
+    Refusal::new(
+        Code::NotFound,
+        format!("no revision has a root that begins with {text}"),
+    )
 }

@@ -32,7 +32,8 @@ pub(super) async fn diff(served: Arc<Served>, request: pb::DiffRequest) -> Resul
         // One more than is shown tells whether there is more.
         job.walk(&mut |change, size| {
             bytes += size;
-            if answer.changes.len() == limit || (bytes > job.served.options.answer_bytes && !answer.changes.is_empty()) {
+            if answer.changes.len() == limit || (bytes > job.served.options.answer_bytes && !answer.changes.is_empty())
+            {
                 answer.more = true;
                 return Ok(ControlFlow::Break(()));
             }
@@ -86,8 +87,9 @@ impl Job {
             };
             let (from, to) = (open(&from)?, open(&to)?);
             let pattern = match to.schema() {
-                Ok(schema) => Pattern::parse(schema, &request.path)
-                    .map_err(|rejection| refusal(rejection, Some(schema)))?,
+                Ok(schema) => {
+                    Pattern::parse(schema, &request.path).map_err(|rejection| refusal(rejection, Some(schema)))?
+                }
                 // Without a schema both trees are empty, and there is no path but the root.
                 Err(refusal) if request.path.trim_matches('/').is_empty() => {
                     drop(refusal);
@@ -99,7 +101,14 @@ impl Job {
                 true => Some(Form::of(request.format, &to, &served)?),
                 false => None,
             };
-            Ok(Job { served, from, to, pattern, form, request })
+            Ok(Job {
+                served,
+                from,
+                to,
+                pattern,
+                form,
+                request,
+            })
         })
         .await
     }
@@ -116,7 +125,10 @@ impl Job {
     /// The same as several answers; the last one says whether a limit cut it off. `false` from `take` ends it.
     fn pieces(&self, take: &mut dyn FnMut(pb::DiffResponse) -> bool) -> Result<(), Refusal> {
         let options = &self.served.options;
-        let limit = usize::try_from(self.request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        let limit = usize::try_from(self.request.limit)
+            .ok()
+            .filter(|limit| *limit > 0)
+            .unwrap_or(usize::MAX);
         let (mut answer, mut bytes, mut count, mut gone) = (self.answer(), 0, 0, false);
         self.walk(&mut |change, size| {
             if count == limit {
@@ -149,7 +161,11 @@ impl Job {
         let Ok(schema) = self.to.schema() else { return Ok(()) };
         let (old, new) = (self.from.tree(), self.to.tree());
         let objects = self.served.objects();
-        let options = Options { below: self.pattern.below.clone(), deep: self.pattern.is_wild(), limit: None };
+        let options = Options {
+            below: self.pattern.below.clone(),
+            deep: self.pattern.is_wild(),
+            limit: None,
+        };
         let mut failed = None;
         diff::diff(old, new, &**schema, &options, objects, &mut |difference| {
             let flow = match self.fits(schema, &difference) {
@@ -157,7 +173,11 @@ impl Job {
                 Ok(true) => self.change(schema, difference).and_then(|change| {
                     let size = CHANGE_BYTES
                         + change.path.len()
-                        + [&change.before, &change.after].into_iter().flatten().map(value_bytes).sum::<usize>();
+                        + [&change.before, &change.after]
+                            .into_iter()
+                            .flatten()
+                            .map(value_bytes)
+                            .sum::<usize>();
                     visit(change, size)
                 }),
                 Err(refusal) => Err(refusal),
@@ -189,7 +209,9 @@ impl Job {
             },
             ChangeKind::Updated => return Ok(true),
         };
-        let Some(parent) = change.path.parent() else { return Ok(true) };
+        let Some(parent) = change.path.parent() else {
+            return Ok(true);
+        };
         let top = other.subtree_hash(&parent, self.served.objects())?.is_some();
         Ok(top || !self.pattern.covers(&schema.print_path(&parent)))
     }
@@ -231,7 +253,9 @@ impl Job {
     ) -> Result<Option<pb::Value>, Refusal> {
         let objects = self.served.objects();
         // What this schema does not know has no value to show.
-        let Ok(target) = schema.resolve(&change.path) else { return Ok(None) };
+        let Ok(target) = schema.resolve(&change.path) else {
+            return Ok(None);
+        };
         let mut left = self.served.options.answer_bytes;
         let (ty, bytes) = match (target, node) {
             (Target::Node { ty, .. }, Some(node)) if change.kind == ChangeKind::Updated => {
@@ -239,7 +263,9 @@ impl Job {
             }
             (Target::Node { ty, .. }, Some(node)) => (ty, self.deep(schema, node, ty, &mut left)?),
             (Target::Container { parent, child }, _) => {
-                let Some(elements) = tree.container(&change.path, objects)? else { return Ok(None) };
+                let Some(elements) = tree.container(&change.path, objects)? else {
+                    return Ok(None);
+                };
                 let mut items = Vec::new();
                 while (items.len() as u64) < elements.len() {
                     for (_, element) in elements.slice(items.len() as u64, SLICE, objects)? {
@@ -254,9 +280,15 @@ impl Job {
     }
 
     fn deep(&self, schema: &Schema, node: &NodeView, ty: TypeId, left: &mut usize) -> Result<Vec<u8>, Refusal> {
-        let whole = super::read::Deep { schema, objects: self.served.objects() };
+        let whole = super::read::Deep {
+            schema,
+            objects: self.served.objects(),
+        };
         whole.assemble(node, ty, None, left)?.ok_or_else(|| {
-            let detail = format!("one changed subtree has more than {} bytes", self.served.options.answer_bytes);
+            let detail = format!(
+                "one changed subtree has more than {} bytes",
+                self.served.options.answer_bytes
+            );
             Refusal::new(Code::TooLarge, detail).hint("ask without values, or below a longer path")
         })
     }
@@ -282,18 +314,30 @@ impl Pattern {
         let segments: Vec<&str> = relative.split('/').collect();
         let is_wild = |segment: &&str| matches!(*segment, "*" | "**");
         let Some(wild) = segments.iter().position(is_wild) else {
-            return Ok(Pattern { below: schema.parse_path(text)?, segments: Vec::new() });
+            return Ok(Pattern {
+                below: schema.parse_path(text)?,
+                segments: Vec::new(),
+            });
         };
         if segments.len() > MAX_SEGMENTS {
-            let detail = format!("the pattern has {} segments; at most {MAX_SEGMENTS} are allowed", segments.len());
+            let detail = format!(
+                "the pattern has {} segments; at most {MAX_SEGMENTS} are allowed",
+                segments.len()
+            );
             return Err(Rejection::new(Code::Limit, detail));
         }
-        if let Some(bad) = segments.iter().find(|segment| segment.is_empty() || (segment.contains('*') && !is_wild(segment))) {
+        if let Some(bad) = segments
+            .iter()
+            .find(|segment| segment.is_empty() || (segment.contains('*') && !is_wild(segment)))
+        {
             let detail = format!("pattern {text:?}: {bad:?} is no segment; a wildcard is a whole one, * or **");
             return Err(Rejection::new(Code::InvalidPath, detail));
         }
         let below = schema.parse_path(&segments[..wild].join("/"))?;
-        Ok(Pattern { below, segments: segments.into_iter().map(str::to_owned).collect() })
+        Ok(Pattern {
+            below,
+            segments: segments.into_iter().map(str::to_owned).collect(),
+        })
     }
 
     pub fn is_wild(&self) -> bool {
@@ -356,7 +400,11 @@ mod tests {
     fn a_pattern_covers_what_lies_at_or_below_a_fit() {
         let pattern = |text: &str| Pattern {
             below: Path::root(),
-            segments: text.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect(),
+            segments: text
+                .split('/')
+                .filter(|segment| !segment.is_empty())
+                .map(str::to_owned)
+                .collect(),
         };
         let rows = [
             ("/devices/*", "/devices/a", true),

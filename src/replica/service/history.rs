@@ -1,7 +1,7 @@
 //! Who changed what and when: rows of the history, and with `all` every event of the log.
 
-use super::diff::Pattern;
 use super::at::Reading;
+use super::diff::Pattern;
 use super::refusal::{hex, refusal};
 use super::text::Texts;
 use super::{Refusal, Served, blocking};
@@ -32,8 +32,16 @@ pub(super) async fn log(served: Arc<Served>, mut request: pb::LogRequest) -> Res
     let view = served.view(&read).await?;
     blocking(move || {
         let query = Query::open(&served, &view, &request)?;
-        let (rows, next_after) = if request.all { query.events()? } else { query.revisions()? };
-        Ok(pb::LogResponse { read_at: Some(Reading::latest(view.clone()).read_at()), rows, next_after })
+        let (rows, next_after) = if request.all {
+            query.events()?
+        } else {
+            query.revisions()?
+        };
+        Ok(pb::LogResponse {
+            read_at: Some(Reading::latest(view.clone()).read_at()),
+            rows,
+            next_after,
+        })
     })
     .await
 }
@@ -61,7 +69,14 @@ impl<'a> Query<'a> {
     fn open(served: &'a Served, view: &'a Arc<View>, request: &'a pb::LogRequest) -> Result<Query<'a>, Refusal> {
         let filter = Filter::parse(view, &request.path)?;
         let limit = served.options.rows.size(request.limit.into());
-        Ok(Query { served, view, request, filter, rows: Rows::new(served, view), limit })
+        Ok(Query {
+            served,
+            view,
+            request,
+            filter,
+            rows: Rows::new(served, view),
+            limit,
+        })
     }
 
     /// Revision by revision, from the history's own rows.
@@ -115,7 +130,12 @@ impl<'a> Query<'a> {
         let mut revisions = Vec::new();
         for (digest, deep_only) in digests {
             let touched = store.touched(digest, range.clone(), order, width as usize)?;
-            revisions.extend(touched.iter().filter(|row| !deep_only || row.kind & DEEP != 0).map(|row| row.revision));
+            revisions.extend(
+                touched
+                    .iter()
+                    .filter(|row| !deep_only || row.kind & DEEP != 0)
+                    .map(|row| row.revision),
+            );
         }
         revisions.sort_unstable();
         revisions.dedup();
@@ -137,20 +157,35 @@ impl<'a> Query<'a> {
             return Ok(None);
         }
         let needs_record = !self.request.brief || matches!(self.filter, Filter::Scanned(_));
-        let record = if needs_record { self.rows.record(row.position)? } else { None };
+        let record = if needs_record {
+            self.rows.record(row.position)?
+        } else {
+            None
+        };
         if let (Filter::Scanned(_), Some(record)) = (&self.filter, &record)
             && !self.fits(record)
         {
             return Ok(None);
         }
-        Ok(Some(self.rows.of_revision(row, record.as_ref().filter(|_| !self.request.brief))))
+        Ok(Some(
+            self.rows
+                .of_revision(row, record.as_ref().filter(|_| !self.request.brief)),
+        ))
     }
 
     /// The revisions asked for, `after` taken into account.
     fn revision_range(&self) -> Result<(u64, u64), Refusal> {
         let name = |at: &str| Ok::<_, Refusal>(self.served.resolve(self.view, at)?.revision.0);
-        let mut low = if self.request.from.is_empty() { 1 } else { name(&self.request.from)? + 1 };
-        let mut high = if self.request.to.is_empty() { self.view.revision.0 } else { name(&self.request.to)? };
+        let mut low = if self.request.from.is_empty() {
+            1
+        } else {
+            name(&self.request.from)? + 1
+        };
+        let mut high = if self.request.to.is_empty() {
+            self.view.revision.0
+        } else {
+            name(&self.request.to)?
+        };
         let upto = |position: u64| -> Result<u64, Refusal> {
             let row = self.served.handle.store().revision_at_position(Position(position))?;
             Ok(row.map_or(0, |row| row.revision.0))
@@ -222,7 +257,12 @@ impl<'a> Query<'a> {
         if let Some(position) = named.position {
             return Ok(position.0);
         }
-        Ok(self.served.handle.store().revision(named.revision)?.map_or(0, |row| row.position.0))
+        Ok(self
+            .served
+            .handle
+            .store()
+            .revision(named.revision)?
+            .map_or(0, |row| row.position.0))
     }
 
     fn fits(&self, record: &Record) -> bool {
@@ -295,9 +335,14 @@ impl Filter {
 
 /// Where the index tells of events at or below a path, and of those that took a whole subtree around it.
 fn digests(path: &Path) -> Vec<(PathDigest, bool)> {
-    let mut found = vec![(touch::path_digest(path), false), (touch::path_digest(&Path::root()), true)];
+    let mut found = vec![
+        (touch::path_digest(path), false),
+        (touch::path_digest(&Path::root()), true),
+    ];
     for (index, step) in path.steps.iter().enumerate() {
-        let mut above = Path { steps: path.steps[..=index].to_vec() };
+        let mut above = Path {
+            steps: path.steps[..=index].to_vec(),
+        };
         if index + 1 < path.steps.len() {
             found.push((touch::path_digest(&above), true));
         }
@@ -323,7 +368,14 @@ impl<'a> Rows<'a> {
         for (name, row) in view.tags.iter() {
             tags.entry(row.revision).or_default().push(name.clone());
         }
-        Rows { served, view, tags, texts: Texts { schema: view.schema.as_deref() } }
+        Rows {
+            served,
+            view,
+            tags,
+            texts: Texts {
+                schema: view.schema.as_deref(),
+            },
+        }
     }
 
     /// The record at a position, unless it was trimmed away.

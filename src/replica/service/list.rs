@@ -21,11 +21,15 @@ pub(super) async fn list(served: Arc<Served>, mut request: pb::ListRequest) -> R
     let view = served.view(&read).await?;
     let small = request.depth == 0 && served.options.page.size(request.page_size.into()) <= SMALL_PAGE;
     if small && is_latest(&read.at) {
-        return Listing::open(&served, Reading::latest(view), request)?.page().map(|(answer, _)| answer);
+        return Listing::open(&served, Reading::latest(view), request)?
+            .page()
+            .map(|(answer, _)| answer);
     }
     blocking(move || {
         let reading = served.open(&view, &read.at, read.schema_of_its_time)?;
-        Listing::open(&served, reading, request)?.page().map(|(answer, _)| answer)
+        Listing::open(&served, reading, request)?
+            .page()
+            .map(|(answer, _)| answer)
     })
     .await
 }
@@ -74,12 +78,20 @@ impl Listing {
                 let detail = format!("{} is a list without keys: start from an index", child.name);
                 return Err(refuse(Rejection::new(Code::NotKeyed, detail).at(path.clone())));
             };
-            let key = field.parse(text).map_err(|rejection| refuse(rejection.at(path.clone())))?;
+            let key = field
+                .parse(text)
+                .map_err(|rejection| refuse(rejection.at(path.clone())))?;
             Ok(elements.rank(&key, served.objects())?)
         };
         let (count, reverse) = (elements.len(), request.reverse);
         let next = match &request.start {
-            None => if reverse { count } else { 0 },
+            None => {
+                if reverse {
+                    count
+                } else {
+                    0
+                }
+            }
             // Behind the key, on the side to which the list goes.
             Some(Start::AfterKey(key)) => {
                 let (below, present) = rank(key)?;
@@ -89,17 +101,32 @@ impl Listing {
                 let (below, present) = rank(key)?;
                 below + u64::from(present && reverse)
             }
-            Some(Start::FromIndex(index)) => if reverse { index.saturating_add(1).min(count) } else { (*index).min(count) },
+            Some(Start::FromIndex(index)) => {
+                if reverse {
+                    index.saturating_add(1).min(count)
+                } else {
+                    (*index).min(count)
+                }
+            }
         };
         let left = (request.limit > 0).then_some(request.limit);
-        Ok(Listing { served: served.clone(), reading, path, elements, next, left, request })
+        Ok(Listing {
+            served: served.clone(),
+            reading,
+            path,
+            elements,
+            next,
+            left,
+            request,
+        })
     }
 
     /// The next page, and what comes behind it where there is more.
     fn page(mut self) -> Result<(pb::ListResponse, Option<Listing>), Refusal> {
         let schema = self.reading.schema()?.clone();
-        let Target::Container { child, .. } =
-            schema.resolve(&self.path).map_err(|rejection| refusal(rejection, Some(&schema)))?
+        let Target::Container { child, .. } = schema
+            .resolve(&self.path)
+            .map_err(|rejection| refusal(rejection, Some(&schema)))?
         else {
             return Err(Refusal::new(Code::NotAContainer, "this is a node, not a container"));
         };
@@ -107,7 +134,11 @@ impl Listing {
         wanted = self.left.map_or(wanted, |left| wanted.min(left));
         let nodes = self.nodes(child, wanted)?;
         self.left = self.left.map(|left| left - (nodes.len() as u64).min(left));
-        let rest = if self.request.reverse { self.next } else { self.elements.len() - self.next };
+        let rest = if self.request.reverse {
+            self.next
+        } else {
+            self.elements.len() - self.next
+        };
         let more = rest > 0 && self.left != Some(0);
         let answer = pb::ListResponse {
             read_at: Some(self.reading.read_at()),
@@ -119,7 +150,11 @@ impl Listing {
             )),
             r#type: schema.message(child.message).full_name.clone(),
             more,
-            next_after_key: if more { nodes.last().map(|node| node.key.clone()).unwrap_or_default() } else { String::new() },
+            next_after_key: if more {
+                nodes.last().map(|node| node.key.clone()).unwrap_or_default()
+            } else {
+                String::new()
+            },
             next_index: match (more, self.request.reverse) {
                 (false, _) => 0,
                 (true, false) => self.next,
@@ -161,7 +196,11 @@ impl Listing {
                 slice.reverse();
             }
             for (offset, (key, node)) in (0..).zip(slice) {
-                let index = if request.reverse { start + count - 1 - offset } else { start + offset };
+                let index = if request.reverse {
+                    start + count - 1 - offset
+                } else {
+                    start + offset
+                };
                 let before = render.used();
                 render.restart();
                 let node = render.element(&self.path, child, &key, index, &node)?;

@@ -67,9 +67,19 @@ impl Intention {
             "" => None,
             text => Some(parse_event_id(text)?),
         };
-        let pb::Proposal { author, reason, client_time_ms, deadline_ms, .. } = proposal;
+        let pb::Proposal {
+            author,
+            reason,
+            client_time_ms,
+            deadline_ms,
+            ..
+        } = proposal;
         if !author.is_empty() || !reason.is_empty() {
-            *request.proposal_mut() = Some(pb::Proposal { author, reason, ..pb::Proposal::default() });
+            *request.proposal_mut() = Some(pb::Proposal {
+                author,
+                reason,
+                ..pb::Proposal::default()
+            });
         }
         let mut preimage = Vec::with_capacity(R::CALL.len() + 1 + request.encoded_len());
         preimage.extend_from_slice(R::CALL.as_bytes());
@@ -77,7 +87,15 @@ impl Intention {
         request.encode_raw(&mut preimage);
         let pb::Proposal { author, reason, .. } = request.proposal_mut().take().unwrap_or_default();
         let deadline = served.options.deadline(deadline_ms);
-        Ok(Intention { id, intent: Hash::of(&preimage), author, principal, reason, client_time_ms, deadline })
+        Ok(Intention {
+            id,
+            intent: Hash::of(&preimage),
+            author,
+            principal,
+            reason,
+            client_time_ms,
+            deadline,
+        })
     }
 
     fn proposal(self, body: Body<'static>) -> Proposal {
@@ -101,7 +119,10 @@ pub(super) struct Built {
 
 impl From<Body<'static>> for Built {
     fn from(body: Body<'static>) -> Built {
-        Built { body, notes: Vec::new() }
+        Built {
+            body,
+            notes: Vec::new(),
+        }
     }
 }
 
@@ -122,7 +143,9 @@ pub(super) async fn submit(
         (Ok(Built { body, notes }), id) => {
             let deadline = intention.deadline;
             let submission = served.handle.submit(intention.proposal(body), deadline);
-            submission.map(|submission| Proposed::Waiting(submission, notes)).map_err(|error| with_id(error, id))
+            submission
+                .map(|submission| Proposed::Waiting(submission, notes))
+                .map_err(|error| with_id(error, id))
         }
         (Err(refusal), None) => Err(refusal),
         (Err(refusal), Some(id)) => {
@@ -166,7 +189,12 @@ pub(super) fn refused(refusal: Refusal) -> pb::Decision {
     let unknown = refusal.code() == Code::Unknown;
     let error = refusal.into_detail();
     pb::Decision {
-        outcome: if unknown { decision::Outcome::Unknown } else { decision::Outcome::Rejected }.into(),
+        outcome: if unknown {
+            decision::Outcome::Unknown
+        } else {
+            decision::Outcome::Rejected
+        }
+        .into(),
         event_id: error.event_id.clone(),
         position: error.position,
         token: error.token.clone(),
@@ -206,7 +234,9 @@ pub(super) async fn withdraw(
         // It is the withdrawal that is not known, and the id that stays open.
         Err(ProposeError::Unknown { reason, .. }) => {
             let detail = format!("whether event {id} is withdrawn is not known: {reason}");
-            Ok(refused(Refusal::new(Code::Unknown, detail).hint("withdraw it again").event(id)))
+            Ok(refused(
+                Refusal::new(Code::Unknown, detail).hint("withdraw it again").event(id),
+            ))
         }
         Err(error) => Err(with_id(error, own)),
     }
@@ -216,7 +246,15 @@ impl Served {
     /// What the fold made of an event.
     pub fn decision(&self, settled: Settled, notes: Vec<String>) -> pb::Decision {
         let view = self.handle.view();
-        let Settled { id, position, time, outcome, revision, root, repeated } = settled;
+        let Settled {
+            id,
+            position,
+            time,
+            outcome,
+            revision,
+            root,
+            repeated,
+        } = settled;
         let token = token(&view, position);
         let error = match &outcome {
             Outcome::Rejected(rejection) => {
@@ -266,15 +304,24 @@ impl Served {
 
     /// The outcome of an earlier copy of this very intention. Blocks.
     fn first_copy(&self, id: EventId, intention: &Intention) -> Result<Option<pb::Decision>, Refusal> {
-        let Fate::Settled(settled) = self.handle.outcome_of(id)? else { return Ok(None) };
-        let Some(record) = self.handle.record_at(settled.position)? else { return Ok(None) };
+        let Fate::Settled(settled) = self.handle.outcome_of(id)? else {
+            return Ok(None);
+        };
+        let Some(record) = self.handle.record_at(settled.position)? else {
+            return Ok(None);
+        };
         let same = Event::decode(&record.bytes).is_ok_and(|event| {
             event.intention == Some((id, intention.intent)) && *event.principal == *intention.principal
         });
         if !same {
-            let detail = format!("the id stands at position {} with another intent or principal", settled.position);
+            let detail = format!(
+                "the id stands at position {} with another intent or principal",
+                settled.position
+            );
             let rejection = Rejection::new(Code::IdReused, detail);
-            return Err(refusal(rejection, None).event(id).stands(settled.position, self.token_of(&settled)));
+            return Err(refusal(rejection, None)
+                .event(id)
+                .stands(settled.position, self.token_of(&settled)));
         }
         Ok(Some(self.decision(settled, Vec::new())))
     }

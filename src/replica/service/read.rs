@@ -21,10 +21,11 @@ pub(super) const SLICE: u64 = 256;
 pub(super) async fn get(served: Arc<Served>, mut request: pb::GetRequest) -> Result<pb::GetResponse, Refusal> {
     let read = request.read.take().unwrap_or_default();
     let view = served.view(&read).await?;
-    if request.depth == 0 && is_latest(&read.at) {
-        if let Some(answer) = get_now(&served, &Reading::latest(view.clone()), &request, FEW)? {
-            return Ok(answer);
-        }
+    if request.depth == 0
+        && is_latest(&read.at)
+        && let Some(answer) = get_now(&served, &Reading::latest(view.clone()), &request, FEW)?
+    {
+        return Ok(answer);
     }
     blocking(move || {
         let reading = served.open(&view, &read.at, read.schema_of_its_time)?;
@@ -42,13 +43,22 @@ fn get_now(
     few: u64,
 ) -> Result<Option<pb::GetResponse>, Refusal> {
     let schema = reading.schema()?;
-    let path = schema.parse_path(&request.path).map_err(|rejection| refusal(rejection, Some(schema)))?;
-    let target = schema.resolve(&path).map_err(|rejection| refusal(rejection, Some(schema)))?;
+    let path = schema
+        .parse_path(&request.path)
+        .map_err(|rejection| refusal(rejection, Some(schema)))?;
+    let target = schema
+        .resolve(&path)
+        .map_err(|rejection| refusal(rejection, Some(schema)))?;
     let ty = match target {
         Target::Node { ty, .. } => ty,
         Target::Container { child, .. } => child.message,
     };
-    let shown = Shown { depth: request.depth, mask: &request.mask, format: request.format, values: true };
+    let shown = Shown {
+        depth: request.depth,
+        mask: &request.mask,
+        format: request.format,
+        values: true,
+    };
     let mut render = Render::new(served, reading, ty, shown, request.max_bytes)?;
     let mut answer = pb::GetResponse {
         read_at: Some(reading.read_at()),
@@ -59,7 +69,10 @@ fn get_now(
         Target::Node { keyed, .. } => {
             let node = found(reading, served, &path)?;
             let key = keyed.map_or_else(String::new, |child| key_text(child, &path));
-            answer.nodes.push(render.node(schema.print_path(&path), key, None, &node)?);
+            let index = index(reading, served, &path)?;
+            answer
+                .nodes
+                .push(render.node(schema.print_path(&path), key, index, &node)?);
         }
         Target::Container { child, .. } => {
             let elements = elements(reading, served, &path)?;
@@ -73,7 +86,12 @@ fn get_now(
                     index += 1;
                 }
             }
-            answer.container = Some(container_row(schema.print_path(&path), child, elements.len(), hex(&elements.hash())));
+            answer.container = Some(container_row(
+                schema.print_path(&path),
+                child,
+                elements.len(),
+                hex(&elements.hash()),
+            ));
         }
     }
     Ok(Some(answer))
@@ -85,6 +103,20 @@ pub(super) fn found(reading: &Reading, served: &Served, path: &Path) -> Result<N
         Lookup::Found(node) => Ok(node),
         Lookup::Default => default_node(served),
         Lookup::Absent { step } => Err(absent(reading, path, step)),
+    }
+}
+
+/// Where an element stands in its container; `None` for a node that is no element.
+fn index(reading: &Reading, served: &Served, path: &Path) -> Result<Option<u64>, Refusal> {
+    let Some((Step { field, key: Some(key) }, above)) = path.steps.split_last() else {
+        return Ok(None);
+    };
+    let container = Path {
+        steps: above.iter().cloned().chain([Step::single(*field)]).collect(),
+    };
+    match reading.tree().container(&container, served.objects())? {
+        Some(elements) => Ok(Some(elements.rank(key, served.objects())?.0)),
+        None => Ok(None),
     }
 }
 
@@ -110,7 +142,9 @@ fn default_node(served: &Served) -> Result<NodeView, Refusal> {
 /// K3: no such key, told apart from no such field.
 fn absent(reading: &Reading, path: &Path, step: usize) -> Refusal {
     let schema = reading.schema().ok().map(|schema| &**schema);
-    let upto = Path { steps: path.steps.iter().take(step + 1).cloned().collect() };
+    let upto = Path {
+        steps: path.steps.iter().take(step + 1).cloned().collect(),
+    };
     let missing = schema.map(|schema| schema.print_path(&upto)).unwrap_or_default();
     let detail = format!("no such key: {missing} at revision {}", reading.revision());
     refusal(Rejection::new(Code::NotFound, detail).at(path.clone()), schema)
@@ -119,7 +153,11 @@ fn absent(reading: &Reading, path: &Path, step: usize) -> Refusal {
 /// The key of the element that a path names, as text without percent signs.
 pub(super) fn key_text(child: &ChildField, path: &Path) -> String {
     let key = path.steps.last().and_then(|step| step.key.as_deref());
-    child.key().zip(key).and_then(|(field, key)| field.text(key)).unwrap_or_default()
+    child
+        .key()
+        .zip(key)
+        .and_then(|(field, key)| field.text(key))
+        .unwrap_or_default()
 }
 
 pub(super) fn container_row(path: String, child: &ChildField, count: u64, hash: String) -> pb::Container {
@@ -128,7 +166,14 @@ pub(super) fn container_row(path: String, child: &ChildField, count: u64, hash: 
         ChildKind::List => container::Kind::List,
         ChildKind::Keyed(_) => container::Kind::Keyed,
     };
-    pb::Container { path, field: child.name.clone(), kind: kind.into(), count, hash, hidden: false }
+    pb::Container {
+        path,
+        field: child.name.clone(),
+        kind: kind.into(),
+        count,
+        hash,
+        hidden: false,
+    }
 }
 
 /// What of a node is shown, and how.
@@ -174,7 +219,10 @@ impl Form {
         let bytes = Bytes::from(bytes);
         let name = &ty.full_name;
         match &self.1 {
-            None => Ok(pb::Value { form: Some(pb::value::Form::Proto(bytes)), r#type: name.clone() }),
+            None => Ok(pb::Value {
+                form: Some(pb::value::Form::Proto(bytes)),
+                r#type: name.clone(),
+            }),
             Some(types) => Ok(types.to_value(name, &bytes, self.0)?),
         }
     }
@@ -214,7 +262,17 @@ impl<'a> Render<'a> {
             false => Form(pb::Format::Proto, None),
         };
         let depth = u32::try_from(shown.depth).ok();
-        Ok(Render { served, schema, ty, depth, mask, values: shown.values, form, limit, used: 0 })
+        Ok(Render {
+            served,
+            schema,
+            ty,
+            depth,
+            mask,
+            values: shown.values,
+            form,
+            limit,
+            used: 0,
+        })
     }
 
     /// Bytes of what was rendered so far.
@@ -251,7 +309,15 @@ impl<'a> Render<'a> {
         self.used += path.len() + key.len() + NODE_BYTES + children.len() * NODE_BYTES;
         self.spend(value.as_ref().map_or(0, value_bytes))?;
         let (hash, data_hash) = (hex(&node.hash()), hex(&node.data_hash()));
-        Ok(pb::Node { path, key, index, hash, data_hash, value, children })
+        Ok(pb::Node {
+            path,
+            key,
+            index,
+            hash,
+            data_hash,
+            value,
+            children,
+        })
     }
 
     /// An element of a container whose path is `container`.
@@ -270,13 +336,21 @@ impl<'a> Render<'a> {
         let mut path = container.clone();
         path.steps.pop();
         path.steps.push(Step::keyed(child.number, key));
-        self.node(self.schema.print_path(&path), field.text(key).unwrap_or_default(), Some(index), node)
+        self.node(
+            self.schema.print_path(&path),
+            field.text(key).unwrap_or_default(),
+            Some(index),
+            node,
+        )
     }
 
     fn value(&self, node: &NodeView) -> Result<pb::Value, Refusal> {
         let mut left = self.limit.saturating_sub(self.used);
         let message = self.schema.message(self.ty);
-        let deep = Deep { schema: self.schema, objects: self.served.objects() };
+        let deep = Deep {
+            schema: self.schema,
+            objects: self.served.objects(),
+        };
         let bytes = if self.mask.is_empty() {
             deep.assemble(node, self.ty, self.depth, &mut left)?
         } else {
@@ -302,19 +376,27 @@ impl<'a> Render<'a> {
             };
             let path = format!("{}/{}", path.trim_end_matches('/'), child.name);
             let row = container_row(path, child, count, hex(&hash));
-            rows.push(pb::Container { hidden: self.depth == Some(0) || !self.values, ..row });
+            rows.push(pb::Container {
+                hidden: self.depth == Some(0) || !self.values,
+                ..row
+            });
         }
         Ok(rows)
     }
 
     fn spend(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.used += bytes;
-        if self.used > self.limit { Err(self.too_large()) } else { Ok(()) }
+        if self.used > self.limit {
+            Err(self.too_large())
+        } else {
+            Ok(())
+        }
     }
 
     fn too_large(&self) -> Refusal {
         let detail = format!("the answer would have more than {} bytes", self.limit);
-        Refusal::new(Code::TooLarge, detail).hint("ask for less depth or for some fields, or list the container page by page")
+        Refusal::new(Code::TooLarge, detail)
+            .hint("ask for less depth or for some fields, or list the container page by page")
     }
 }
 
@@ -346,7 +428,9 @@ impl Deep<'_> {
         depth: Option<u32>,
         left: &mut usize,
     ) -> Result<Option<Vec<u8>>, ObjectsError> {
-        let Some(rest) = left.checked_sub(config.len()) else { return Ok(None) };
+        let Some(rest) = left.checked_sub(config.len()) else {
+            return Ok(None);
+        };
         *left = rest;
         if depth == Some(0) {
             return Ok(Some(config.to_vec()));
@@ -354,7 +438,9 @@ impl Deep<'_> {
         let below = depth.map(|depth| depth - 1);
         let mut children = Vec::new();
         for field in node.fields() {
-            let Some(child) = self.schema.message(ty).child(field) else { continue };
+            let Some(child) = self.schema.message(ty).child(field) else {
+                continue;
+            };
             let mut items = Vec::new();
             if !child.is_container() {
                 let Some(item) = self.assemble(&node.child(field, self.objects)?, child.message, below, left)? else {
@@ -365,7 +451,9 @@ impl Deep<'_> {
                 let elements = node.container(field, self.objects)?;
                 while (items.len() as u64) < elements.len() {
                     for (_, element) in elements.slice(items.len() as u64, SLICE, self.objects)? {
-                        let Some(item) = self.assemble(&element, child.message, below, left)? else { return Ok(None) };
+                        let Some(item) = self.assemble(&element, child.message, below, left)? else {
+                            return Ok(None);
+                        };
                         items.push(item);
                     }
                 }

@@ -122,7 +122,11 @@ impl From<DynamicError> for Refusal {
             false => format!("{}: {}", error.at, error.problem),
         };
         let refusal = Refusal::new(error.code, detail);
-        if error.hint.is_empty() { refusal } else { refusal.hint(error.hint) }
+        if error.hint.is_empty() {
+            refusal
+        } else {
+            refusal.hint(error.hint)
+        }
     }
 }
 
@@ -139,7 +143,11 @@ impl From<ObjectsError> for Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Refusal {
-        let code = if error.is_damage() { Code::Quarantined } else { Code::Unavailable };
+        let code = if error.is_damage() {
+            Code::Quarantined
+        } else {
+            Code::Unavailable
+        };
         Refusal::new(code, error.to_string())
     }
 }
@@ -195,8 +203,9 @@ impl Served {
                 };
                 Refusal::new(code, error.to_string()).hint("read from another replica, or what is there with STALE")
             }
-            WaitError::NoFence { .. } => Refusal::new(Code::Unavailable, error.to_string())
-                .hint("try again, or read what is there with STALE"),
+            WaitError::NoFence { .. } => {
+                Refusal::new(Code::Unavailable, error.to_string()).hint("try again, or read what is there with STALE")
+            }
         }
     }
 }

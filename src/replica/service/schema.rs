@@ -40,7 +40,11 @@ pub(super) async fn push(
     let built = match answer.problems.is_empty() {
         true => {
             let descriptor_set = Vec::from(request.descriptor_set).into();
-            Ok(Body::Schema { descriptor_set, root_message: answer.root_message.clone().into() }.into())
+            Ok(Body::Schema {
+                descriptor_set,
+                root_message: answer.root_message.clone().into(),
+            }
+            .into())
         }
         false => Err(Refusal::new(Code::SchemaInvalid, answer.problems.join("; "))),
     };
@@ -63,7 +67,10 @@ fn check(view: &View, request: &pb::PushSchemaRequest) -> Checked {
     if root_message.is_empty() {
         problems.push("the first schema must name its root message".to_owned());
     } else if !view.root_message.is_empty() && root_message != *view.root_message {
-        problems.push(format!("the root message is {} and stays so, not {root_message}", view.root_message));
+        problems.push(format!(
+            "the root message is {} and stays so, not {root_message}",
+            view.root_message
+        ));
     }
     let lines = |found: Vec<SchemaProblem>| found.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut additions = Vec::new();
@@ -82,7 +89,11 @@ fn check(view: &View, request: &pb::PushSchemaRequest) -> Checked {
             }
         }
     }
-    Checked { problems, additions, root_message }
+    Checked {
+        problems,
+        additions,
+        root_message,
+    }
 }
 
 /// What a schema has that the one in force has not, by name.
@@ -103,7 +114,10 @@ fn added(old: Option<&Schema>, new: &Schema) -> Vec<String> {
         }));
     }
     // Enums have no look-up by name: the old ones are those that the old messages use.
-    let old_enums: Vec<_> = old.into_iter().flat_map(|old| old.types().map(move |ty| (old, old.message(ty)))).collect();
+    let old_enums: Vec<_> = old
+        .into_iter()
+        .flat_map(|old| old.types().map(move |ty| (old, old.message(ty))))
+        .collect();
     let old_enum = |name: &str| {
         old_enums.iter().find_map(|(old, message)| {
             message.fields.iter().find_map(|field| match field.kind {
@@ -129,7 +143,10 @@ fn added(old: Option<&Schema>, new: &Schema) -> Vec<String> {
 fn added_fields(was: &MessageType, now: &MessageType, schema: &Schema) -> Vec<String> {
     let line = |field: &confold_model::schema::Field| {
         let name = format!("{}.{} = {}", now.full_name, field.name, field.number);
-        match now.child(field.number).map(|child| (&child.kind, schema.message(child.message))) {
+        match now
+            .child(field.number)
+            .map(|child| (&child.kind, schema.message(child.message)))
+        {
             None => format!("field {name} ({})", field.kind.word()),
             Some((ChildKind::Single, child)) => format!("single child {name} ({})", child.full_name),
             Some((ChildKind::List, child)) => format!("list {name} ({})", child.full_name),
@@ -138,7 +155,11 @@ fn added_fields(was: &MessageType, now: &MessageType, schema: &Schema) -> Vec<St
             }
         }
     };
-    now.fields.iter().filter(|field| was.field(field.number).is_none()).map(line).collect()
+    now.fields
+        .iter()
+        .filter(|field| was.field(field.number).is_none())
+        .map(line)
+        .collect()
 }
 
 pub(super) async fn get(
@@ -154,7 +175,10 @@ pub(super) async fn get(
             // The schema of a revision that is gone stands in the state all the same.
             let named = served.resolve(&view, &read.at)?;
             let row = served.handle.store().revision(named.revision)?;
-            position = named.position.or(row.as_ref().map(|row| row.position)).unwrap_or(Position(0));
+            position = named
+                .position
+                .or(row.as_ref().map(|row| row.position))
+                .unwrap_or(Position(0));
             read_at.revision = named.revision.0;
             read_at.root = hex(&row.as_ref().map_or(confold_model::node::EMPTY_NODE, |row| row.root));
             read_at.time_ms = row.map_or(0, |row| row.time.0);

@@ -15,9 +15,17 @@ use confold_wire::pb::{self, decision, show_request::Which};
 use std::sync::Arc;
 
 pub(super) async fn show(served: Arc<Served>, request: pb::ShowRequest) -> Result<pb::ShowResponse, Refusal> {
-    let view = served.handle.view();
     blocking(move || {
-        let position = which(&served, &view, &request)?;
+        let position = which(&served, &request)?;
+        // Taken after the event was found, so that it shows the event.
+        let view = served.handle.view();
+        if position > view.position {
+            let detail = format!(
+                "position {position} is not reached yet, this replica has folded up to {}",
+                view.position
+            );
+            return Err(Refusal::new(Code::Future, detail));
+        }
         let rows = Rows::new(&served, &view);
         let Some(record) = rows.record(position)? else {
             let start = served.handle.log().range().start;
@@ -57,30 +65,21 @@ pub(super) async fn show(served: Arc<Served>, request: pb::ShowRequest) -> Resul
     .await
 }
 
-fn which(served: &Served, view: &View, request: &pb::ShowRequest) -> Result<Position, Refusal> {
-    let position = match &request.which {
-        Some(Which::Position(position)) => Position(*position),
+fn which(served: &Served, request: &pb::ShowRequest) -> Result<Position, Refusal> {
+    match &request.which {
+        Some(Which::Position(position)) => Ok(Position(*position)),
         Some(Which::EventId(text)) => {
             let id = parse_event_id(text)?;
+            let none = |what: String| Err(Refusal::new(Code::NotFound, what).event(id));
             match served.handle.outcome_of(id)? {
-                Fate::Settled(settled) => settled.position,
-                Fate::NeverApplied { why, .. } => {
-                    return Err(Refusal::new(Code::NotFound, format!("event {id} was never applied: {why}")).event(id));
-                }
-                Fate::NotSeen { up_to, .. } => {
-                    let detail = format!("event {id} is not on the log up to position {up_to}");
-                    return Err(Refusal::new(Code::NotFound, detail).event(id));
-                }
+                Fate::Settled(settled) => Ok(settled.position),
+                Fate::NeverApplied { why, .. } => none(format!("event {id} was never applied: {why}")),
+                Fate::NotSeen { up_to, .. } => none(format!("event {id} is not on the log up to position {up_to}")),
             }
         }
-        Some(Which::At(at)) => of_revision(served, view, at)?,
-        None => of_revision(served, view, "")?,
-    };
-    if position > view.position {
-        let detail = format!("position {position} is not reached yet, this replica has folded up to {}", view.position);
-        return Err(Refusal::new(Code::Future, detail));
+        Some(Which::At(at)) => of_revision(served, &served.handle.view(), at),
+        None => of_revision(served, &served.handle.view(), ""),
     }
-    Ok(position)
 }
 
 /// The event that made a revision; a position or event named as such is that event, whatever it made.

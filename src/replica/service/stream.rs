@@ -38,7 +38,12 @@ async fn pump(
     let mut end = None;
     let mut open = true;
     while open || !in_flight.is_empty() {
-        let limit = service.stores.values().map(|served| served.options.stream_in_flight).max().unwrap_or(1);
+        let limit = service
+            .stores
+            .values()
+            .map(|served| served.options.stream_in_flight)
+            .max()
+            .unwrap_or(1);
         let answer = tokio::select! {
             biased;
             Some(answer) = in_flight.next() => answer,
@@ -78,7 +83,10 @@ async fn hand_over(
     request: pb::CommitStreamRequest,
 ) -> Result<impl Future<Output = pb::CommitStreamResponse> + use<>, pb::CommitStreamResponse> {
     let pb::CommitStreamRequest { correlation, commit } = request;
-    let answer = move |decision| pb::CommitStreamResponse { correlation, decision: Some(decision) };
+    let answer = move |decision| pb::CommitStreamResponse {
+        correlation,
+        decision: Some(decision),
+    };
     let mut commit = commit.unwrap_or_default();
     if !commit.store.is_empty() {
         store.clone_from(&commit.store);

@@ -22,9 +22,8 @@ pub(super) async fn tag(
 }
 
 async fn body(served: &Arc<Served>, request: pb::TagRequest) -> Result<Body<'static>, Refusal> {
-    check_tag_name(&request.name).map_err(|rejection| {
-        refusal(rejection, None).hint("write [A-Za-z][A-Za-z0-9._/-]*, and not latest")
-    })?;
+    check_tag_name(&request.name)
+        .map_err(|rejection| refusal(rejection, None).hint("write [A-Za-z][A-Za-z0-9._/-]*, and not latest"))?;
     let view = served.handle.view();
     let revision = if is_latest(&request.at) {
         view.revision
@@ -35,9 +34,17 @@ async fn body(served: &Arc<Served>, request: pb::TagRequest) -> Result<Body<'sta
     // What is gone stays gone, so this needs no log. Revision 0 is for the fold to refuse.
     if revision.0 > 0 && !view.is_kept(revision) {
         let nearest = view.nearest_kept(revision);
-        return Err(PastError::Pruned { revision, floor: view.floor, nearest }.into());
+        return Err(PastError::Pruned {
+            revision,
+            floor: view.floor,
+            nearest,
+        }
+        .into());
     }
-    Ok(Body::Tag { name: request.name.into(), revision })
+    Ok(Body::Tag {
+        name: request.name.into(),
+        revision,
+    })
 }
 
 /// T2.
@@ -49,7 +56,10 @@ pub(super) async fn untag(
     let intention = Intention::of(&served, principal, &mut request)?;
     let built = match request.names.is_empty() {
         true => Err(Refusal::argument("no tag is named", "name the tags to take away")),
-        false => Ok(Body::Untag { names: request.names.into_iter().map(Into::into).collect() }.into()),
+        false => Ok(Body::Untag {
+            names: request.names.into_iter().map(Into::into).collect(),
+        }
+        .into()),
     };
     propose(served, intention, built).await
 }
@@ -71,7 +81,10 @@ pub(super) async fn list(
                 time_ms: row.map_or(0, |row| row.time.0),
             });
         }
-        Ok(pb::ListTagsResponse { read_at: Some(Reading::latest(view).read_at()), tags })
+        Ok(pb::ListTagsResponse {
+            read_at: Some(Reading::latest(view).read_at()),
+            tags,
+        })
     })
     .await
 }

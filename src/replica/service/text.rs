@@ -23,9 +23,15 @@ impl Texts<'_> {
 
     /// One line per operation or fact, and how many operations there are.
     pub fn summary(&self, body: &Body<'_>) -> (Vec<String>, u64) {
-        let Body::Commit(commit) = body else { return (self.facts(body), 0) };
+        let Body::Commit(commit) = body else {
+            return (self.facts(body), 0);
+        };
         let operations = &commit.operations;
-        let mut lines: Vec<String> = operations.iter().take(NAMED).map(|operation| self.line(operation)).collect();
+        let mut lines: Vec<String> = operations
+            .iter()
+            .take(NAMED)
+            .map(|operation| self.line(operation))
+            .collect();
         if operations.len() > NAMED {
             lines.push(format!("and {} more", operations.len() - NAMED));
         }
@@ -55,9 +61,19 @@ impl Texts<'_> {
                 format!("max_event_bytes {}", genesis.limits.max_event_bytes),
                 retention(&genesis.retention),
             ],
-            Body::Schema { descriptor_set, root_message } => {
-                let root = if root_message.is_empty() { "as before" } else { root_message };
-                vec![format!("descriptor set of {} bytes", descriptor_set.len()), format!("root message {root}")]
+            Body::Schema {
+                descriptor_set,
+                root_message,
+            } => {
+                let root = if root_message.is_empty() {
+                    "as before"
+                } else {
+                    root_message
+                };
+                vec![
+                    format!("descriptor set of {} bytes", descriptor_set.len()),
+                    format!("root message {root}"),
+                ]
             }
             Body::Tag { name, revision } => vec![format!("tag {name} on revision {revision}")],
             Body::Untag { names } => names.iter().map(|name| format!("untag {name}")).collect(),
@@ -68,7 +84,11 @@ impl Texts<'_> {
             Body::Activation { level } => vec![format!("level {level}")],
             Body::Mark { last_mark } => vec![format!("last mark at position {last_mark}")],
             Body::Checkpoint(checkpoint) => vec![
-                format!("replica {} of build {}", hex::encode(checkpoint.replica), checkpoint.build),
+                format!(
+                    "replica {} of build {}",
+                    hex::encode(checkpoint.replica),
+                    checkpoint.build
+                ),
                 format!("position {}, durable up to {}", checkpoint.position, checkpoint.durable),
                 format!("state {}", checkpoint.state),
                 format!("chain {}", checkpoint.chain),
@@ -92,8 +112,14 @@ impl Texts<'_> {
 
     /// The operations of an event as a client would send them.
     pub fn operations(&self, event: &Event<'_>, form: &Form) -> Result<Vec<pb::TextOperation>, Refusal> {
-        let Body::Commit(commit) = &event.body else { return Ok(Vec::new()) };
-        commit.operations.iter().map(|operation| self.operation(operation, form)).collect()
+        let Body::Commit(commit) = &event.body else {
+            return Ok(Vec::new());
+        };
+        commit
+            .operations
+            .iter()
+            .map(|operation| self.operation(operation, form))
+            .collect()
     }
 
     fn operation(&self, operation: &Operation<'_>, form: &Form) -> Result<pb::TextOperation, Refusal> {
@@ -115,7 +141,12 @@ impl Texts<'_> {
                 Base::Absent => text_base::Was::Absent(pb::Absent {}),
             }),
         });
-        Ok(pb::TextOperation { path: self.path(&operation.path), strict: operation.strict, base, kind: Some(kind) })
+        Ok(pb::TextOperation {
+            path: self.path(&operation.path),
+            strict: operation.strict,
+            base,
+            kind: Some(kind),
+        })
     }
 
     fn value(&self, path: &Path, bytes: &[u8], form: &Form) -> Result<pb::Value, Refusal> {
@@ -126,7 +157,10 @@ impl Texts<'_> {
             }
         }
         let form = Some(pb::value::Form::Proto(bytes.to_vec().into()));
-        Ok(pb::Value { form, r#type: String::new() })
+        Ok(pb::Value {
+            form,
+            r#type: String::new(),
+        })
     }
 
     fn type_at(&self, path: &Path) -> Option<TypeId> {
@@ -137,11 +171,15 @@ impl Texts<'_> {
 
     fn field(&self, path: &Path, fields: &[u32]) -> String {
         let numbers = || fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(".");
-        let (Some(schema), Some(ty)) = (self.schema, self.type_at(path)) else { return numbers() };
+        let (Some(schema), Some(ty)) = (self.schema, self.type_at(path)) else {
+            return numbers();
+        };
         let mut names = Vec::new();
         let mut at = Some(ty);
         for number in fields {
-            let Some(field) = at.and_then(|ty| schema.message(ty).field(*number)) else { return numbers() };
+            let Some(field) = at.and_then(|ty| schema.message(ty).field(*number)) else {
+                return numbers();
+            };
             names.push(field.name.as_str());
             at = match field.kind {
                 confold_model::schema::Kind::Message(inner) => Some(inner),
@@ -155,6 +193,9 @@ impl Texts<'_> {
 fn retention(policy: &RetentionPolicy) -> String {
     match policy.keep_all {
         true => "keep all revisions".to_owned(),
-        false => format!("keep {} revisions, and those of {} ms", policy.keep_revisions, policy.keep_age_ms),
+        false => format!(
+            "keep {} revisions, and those of {} ms",
+            policy.keep_revisions, policy.keep_age_ms
+        ),
     }
 }

@@ -32,7 +32,10 @@ pub(super) async fn prune(
 
 pub(super) fn get_retention(served: &Served) -> pb::GetRetentionResponse {
     let view = served.handle.view();
-    pb::GetRetentionResponse { policy: Some(policy(&view.retention)), floor: view.floor.0 }
+    pb::GetRetentionResponse {
+        policy: Some(policy(&view.retention)),
+        floor: view.floor.0,
+    }
 }
 
 pub(super) async fn set_retention(
@@ -42,11 +45,21 @@ pub(super) async fn set_retention(
 ) -> Result<pb::Decision, Refusal> {
     let intention = Intention::of(&served, principal, &mut request)?;
     let built = match request.policy {
-        Some(pb::RetentionPolicy { keep_revisions, keep_age_ms, keep_all }) => {
-            Ok(Body::Retention(RetentionPolicy { keep_revisions, keep_age_ms, keep_all }).into())
-        }
+        Some(pb::RetentionPolicy {
+            keep_revisions,
+            keep_age_ms,
+            keep_all,
+        }) => Ok(Body::Retention(RetentionPolicy {
+            keep_revisions,
+            keep_age_ms,
+            keep_all,
+        })
+        .into()),
         // Left out by mistake it would let everything go.
-        None => Err(Refusal::argument("no policy is given", "set keep_revisions, keep_age_ms or keep_all")),
+        None => Err(Refusal::argument(
+            "no policy is given",
+            "set keep_revisions, keep_age_ms or keep_all",
+        )),
     };
     propose(served, intention, built).await
 }
@@ -71,8 +84,14 @@ pub(super) async fn set_clock(
 
 pub(super) async fn sync(served: Arc<Served>, request: pb::SyncRequest) -> Result<pb::SyncResponse, Refusal> {
     let deadline = served.options.deadline(request.deadline_ms);
-    let view = served.handle.fence(deadline).await.map_err(|error| served.waited(error))?;
-    Ok(pb::SyncResponse { read_at: Some(Reading::latest(view).read_at()) })
+    let view = served
+        .handle
+        .fence(deadline)
+        .await
+        .map_err(|error| served.waited(error))?;
+    Ok(pb::SyncResponse {
+        read_at: Some(Reading::latest(view).read_at()),
+    })
 }
 
 pub(super) fn row(served: &Served) -> pb::StoreRow {
@@ -102,7 +121,18 @@ pub fn state(state: ReplicaState) -> pb::State {
 pub(super) fn status(served: &Served) -> pb::StatusResponse {
     let status = served.handle.status();
     let hint = status.hint();
-    let Status { standing, view, replica, build, build_level, log, lag, durable, counts, uptime } = status;
+    let Status {
+        standing,
+        view,
+        replica,
+        build,
+        build_level,
+        log,
+        lag,
+        durable,
+        counts,
+        uptime,
+    } = status;
     let reason = match (standing.reason.is_empty(), hint.is_empty()) {
         (false, false) => format!("{}; {hint}", standing.reason),
         (true, false) => hint.to_owned(),
@@ -131,9 +161,10 @@ pub(super) fn status(served: &Served) -> pb::StatusResponse {
         build_level,
         build: build.to_owned(),
         root_message: view.root_message.to_string(),
-        last_mark: view
-            .mark
-            .map(|mark| pb::status_response::Mark { position: mark.position.0, state: hex(&mark.state) }),
+        last_mark: view.mark.map(|mark| pb::status_response::Mark {
+            position: mark.position.0,
+            state: hex(&mark.state),
+        }),
         replicas: view
             .checkpoints
             .iter()
@@ -151,7 +182,11 @@ pub(super) fn status(served: &Served) -> pb::StatusResponse {
         window: view.window,
         retention: Some(policy(&view.retention)),
         tags: view.tags.len() as u64,
-        counters: counts.0.into_iter().map(|(name, value)| pb::Counter { name, value }).collect(),
+        counters: counts
+            .0
+            .into_iter()
+            .map(|(name, value)| pb::Counter { name, value })
+            .collect(),
         token: token(&view, view.position),
         disputed: false,
         replica: hex::encode(replica),
@@ -160,13 +195,31 @@ pub(super) fn status(served: &Served) -> pb::StatusResponse {
 }
 
 fn limits(limits: &Limits) -> pb::Limits {
-    let Limits { max_event_bytes, depth, path_bytes, key_bytes } = *limits;
-    pb::Limits { max_event_bytes, depth, path_bytes, key_bytes }
+    let Limits {
+        max_event_bytes,
+        depth,
+        path_bytes,
+        key_bytes,
+    } = *limits;
+    pb::Limits {
+        max_event_bytes,
+        depth,
+        path_bytes,
+        key_bytes,
+    }
 }
 
 fn policy(policy: &RetentionPolicy) -> pb::RetentionPolicy {
-    let RetentionPolicy { keep_revisions, keep_age_ms, keep_all } = *policy;
-    pb::RetentionPolicy { keep_revisions, keep_age_ms, keep_all }
+    let RetentionPolicy {
+        keep_revisions,
+        keep_age_ms,
+        keep_all,
+    } = *policy;
+    pb::RetentionPolicy {
+        keep_revisions,
+        keep_age_ms,
+        keep_all,
+    }
 }
 
 /// Records of one answer.
@@ -200,7 +253,11 @@ impl Export {
         let view = served.handle.view();
         let log = served.handle.log();
         let range = log.range();
-        let from = if request.from == 0 { range.start } else { Position(request.from) };
+        let from = if request.from == 0 {
+            range.start
+        } else {
+            Position(request.from)
+        };
         let end = request.to.map_or(range.end, |to| Position(to.saturating_add(1)));
         if end > range.end || from > range.end {
             let detail = format!("the log ends at position {}", range.end.0.saturating_sub(1));
@@ -208,7 +265,10 @@ impl Export {
         }
         if from > end {
             let detail = format!("the range is empty: from {from} to {}", end.0.saturating_sub(1));
-            return Err(Refusal::argument(detail, "`from` is the first position, `to` the last one"));
+            return Err(Refusal::argument(
+                detail,
+                "`from` is the first position, `to` the last one",
+            ));
         }
         let origin = pb::LogOrigin {
             log_id: hex::encode(view.log_id.0),
@@ -218,14 +278,24 @@ impl Export {
             previous_digest: hex(&digest_before(&served, from)?),
         };
         let reader = log.reader(from)?;
-        Ok(Export { reader, origin: Some(origin), next: from, end, served })
+        Ok(Export {
+            reader,
+            origin: Some(origin),
+            next: from,
+            end,
+            served,
+        })
     }
 
     fn piece(mut self) -> Result<(pb::ExportLogResponse, Option<Export>), Refusal> {
         let mut records = Vec::new();
         if self.next < self.end {
-            let wanted = usize::try_from(self.end.0 - self.next.0).unwrap_or(usize::MAX).min(RECORDS);
-            records = self.reader.read(wanted, self.served.options.piece_bytes, Duration::from_secs(5))?;
+            let wanted = usize::try_from(self.end.0 - self.next.0)
+                .unwrap_or(usize::MAX)
+                .min(RECORDS);
+            records = self
+                .reader
+                .read(wanted, self.served.options.piece_bytes, Duration::from_secs(5))?;
             let Some(last) = records.last() else {
                 let detail = format!("position {} cannot be read from the log", self.next);
                 return Err(Refusal::new(Code::Unavailable, detail));
@@ -238,8 +308,10 @@ impl Export {
             record: record.bytes,
             digest: record.digest.0.to_vec().into(),
         };
-        let answer =
-            pb::ExportLogResponse { origin: self.origin.take(), records: records.into_iter().map(record).collect() };
+        let answer = pb::ExportLogResponse {
+            origin: self.origin.take(),
+            records: records.into_iter().map(record).collect(),
+        };
         let more = self.next < self.end;
         Ok((answer, more.then_some(self)))
     }
@@ -247,11 +319,16 @@ impl Export {
 
 /// d of the position before: what the first record's digest builds on.
 fn digest_before(served: &Served, from: Position) -> Result<Hash, Refusal> {
-    let Some(before) = from.0.checked_sub(1).map(Position) else { return Ok(Hash::ZERO) };
+    let Some(before) = from.0.checked_sub(1).map(Position) else {
+        return Ok(Hash::ZERO);
+    };
     if before >= served.handle.log().range().start {
         return match served.handle.record_at(before)? {
             Some(record) => Ok(record.digest),
-            None => Err(Refusal::new(Code::Unavailable, format!("position {before} cannot be read from the log"))),
+            None => Err(Refusal::new(
+                Code::Unavailable,
+                format!("position {before} cannot be read from the log"),
+            )),
         };
     }
     // Trimmed away: the history may have kept it.

@@ -2,6 +2,7 @@
 
 use super::at::{Reading, is_latest, no_schema};
 use super::propose::{Built, Intention, propose};
+use super::read::value_bytes;
 use super::refusal::refusal;
 use super::{Refusal, Served, blocking};
 use crate::view::View;
@@ -45,11 +46,20 @@ pub(super) async fn build(served: &Arc<Served>, request: pb::CommitRequest) -> R
 /// Whether nothing has to be looked up and there is little to do.
 fn is_quick(request: &pb::CommitRequest) -> bool {
     let looks_up = |operation: &pb::TextOperation| {
-        matches!(operation.base.as_ref().and_then(|base| base.was.as_ref()), Some(text_base::Was::AsOf(_)))
+        matches!(
+            operation.base.as_ref().and_then(|base| base.was.as_ref()),
+            Some(text_base::Was::AsOf(_))
+        )
     };
-    let guards_look_up =
-        request.guards.iter().any(|guard| matches!(guard.expect, Some(text_guard::Expect::SameAs(_))));
-    let bytes: usize = request.operations.iter().map(|operation| 64 + value_of(operation).map_or(0, size)).sum();
+    let guards_look_up = request
+        .guards
+        .iter()
+        .any(|guard| matches!(guard.expect, Some(text_guard::Expect::SameAs(_))));
+    let bytes: usize = request
+        .operations
+        .iter()
+        .map(|operation| 64 + value_of(operation).map_or(0, value_bytes))
+        .sum();
     bytes <= SMALL && !guards_look_up && !request.operations.iter().any(looks_up)
 }
 
@@ -62,23 +72,27 @@ fn value_of(operation: &pb::TextOperation) -> Option<&pb::Value> {
     }
 }
 
-fn size(value: &pb::Value) -> usize {
-    match &value.form {
-        None => 0,
-        Some(value::Form::Proto(bytes)) => bytes.len(),
-        Some(value::Form::Json(text) | value::Form::Text(text) | value::Form::Yaml(text)) => text.len(),
-    }
-}
-
 fn build_now(served: &Served, view: &Arc<View>, request: &pb::CommitRequest) -> Result<Built, Refusal> {
     let schema = view.schema.as_ref().ok_or_else(no_schema)?;
-    let mut builder = Builder { served, view, schema, notes: Vec::new() };
-    let guards = request.guards.iter().map(|guard| builder.guard(guard)).collect::<Result<_, Refusal>>()?;
+    let mut builder = Builder {
+        served,
+        view,
+        schema,
+        notes: Vec::new(),
+    };
+    let guards = request
+        .guards
+        .iter()
+        .map(|guard| builder.guard(guard))
+        .collect::<Result<_, Refusal>>()?;
     let mut operations = Vec::with_capacity(request.operations.len());
     for operation in &request.operations {
         operations.push(builder.operation(operation)?);
     }
-    Ok(Built { body: Body::Commit(Commit { guards, operations }), notes: builder.notes })
+    Ok(Built {
+        body: Body::Commit(Commit { guards, operations }),
+        notes: builder.notes,
+    })
 }
 
 struct Builder<'a> {
@@ -116,13 +130,21 @@ impl<'a> Builder<'a> {
         let (tree, objects) = (then.tree(), self.served.objects());
         Ok(match self.target(&path)? {
             Target::Node { .. } => {
-                let expect = tree.subtree_hash(&path, objects)?.map_or(Expect::Absent, Expect::Subtree);
+                let expect = tree
+                    .subtree_hash(&path, objects)?
+                    .map_or(Expect::Absent, Expect::Subtree);
                 Guard { path, expect }
             }
             Target::Container { .. } => match tree.container_hash(&path, objects)? {
-                Some(hash) => Guard { path, expect: Expect::Container(hash) },
+                Some(hash) => Guard {
+                    path,
+                    expect: Expect::Container(hash),
+                },
                 // A container is absent exactly when the node that holds it is.
-                None => Guard { path: path.parent().unwrap_or_default(), expect: Expect::Absent },
+                None => Guard {
+                    path: path.parent().unwrap_or_default(),
+                    expect: Expect::Absent,
+                },
             },
         })
     }
@@ -132,11 +154,22 @@ impl<'a> Builder<'a> {
         let mut path = self.path(&operation.path)?;
         let target = self.target(&path)?;
         let kind = operation.kind.as_ref().ok_or_else(|| {
-            Refusal::argument("the operation says nothing", "set update, add, put, replace or remove").at(&operation.path)
+            Refusal::argument("the operation says nothing", "set update, add, put, replace or remove")
+                .at(&operation.path)
         })?;
         let kind = match (kind, target) {
             (Text::Update(update), Target::Node { ty, .. }) => self.update(&path, ty, update)?,
-            (Text::Add(value), Target::Container { child: child @ ChildField { kind: ChildKind::Keyed(key), .. }, .. }) => {
+            (
+                Text::Add(value),
+                Target::Container {
+                    child:
+                        child @ ChildField {
+                            kind: ChildKind::Keyed(key),
+                            ..
+                        },
+                    ..
+                },
+            ) => {
                 let value = self.value(&path, (child.message, path.depth()), value, ChildFields::Allowed)?;
                 let key = self.schema.key_of(child.message, key, &value);
                 let key = key.map_err(|error| self.refuse(Rejection::from(error).at(path.clone())))?;
@@ -145,24 +178,37 @@ impl<'a> Builder<'a> {
                 }
                 OperationKind::Add { value: value.into() }
             }
-            (Text::Add(value), Target::Node { ty, .. }) => {
-                OperationKind::Add { value: self.value(&path, (ty, path.depth()), value, ChildFields::Allowed)?.into() }
-            }
-            (Text::Put(value), Target::Node { ty, .. }) => {
-                OperationKind::Put { value: self.value(&path, (ty, path.depth()), value, ChildFields::Allowed)?.into() }
-            }
-            (Text::Replace(value), Target::Node { ty, .. }) => {
-                OperationKind::Replace { value: self.value(&path, (ty, path.depth()), value, ChildFields::Allowed)?.into() }
-            }
+            (Text::Add(value), Target::Node { ty, .. }) => OperationKind::Add {
+                value: self
+                    .value(&path, (ty, path.depth()), value, ChildFields::Allowed)?
+                    .into(),
+            },
+            (Text::Put(value), Target::Node { ty, .. }) => OperationKind::Put {
+                value: self
+                    .value(&path, (ty, path.depth()), value, ChildFields::Allowed)?
+                    .into(),
+            },
+            (Text::Replace(value), Target::Node { ty, .. }) => OperationKind::Replace {
+                value: self
+                    .value(&path, (ty, path.depth()), value, ChildFields::Allowed)?
+                    .into(),
+            },
             // A container travels as its parent's message.
             (Text::Replace(value), Target::Container { parent, .. }) => {
                 let place = (parent, path.depth() - 1);
-                OperationKind::Replace { value: self.value(&path, place, value, ChildFields::Allowed)?.into() }
+                OperationKind::Replace {
+                    value: self.value(&path, place, value, ChildFields::Allowed)?.into(),
+                }
             }
             (Text::Remove(_), _) => OperationKind::Remove,
-            (Text::Update(_) | Text::Put(_), Target::Container { child, .. }) => return Err(self.container(&path, child)),
+            (Text::Update(_) | Text::Put(_), Target::Container { child, .. }) => {
+                return Err(self.container(&path, child));
+            }
             (Text::Add(_), Target::Container { child, .. }) => {
-                let detail = format!("{} is a list without keys: it changes as a whole, by replace", child.name);
+                let detail = format!(
+                    "{} is a list without keys: it changes as a whole, by replace",
+                    child.name
+                );
                 return Err(self.refuse(Rejection::new(Code::NotKeyed, detail).at(path)));
             }
         };
@@ -170,7 +216,12 @@ impl<'a> Builder<'a> {
             None => None,
             Some(base) => Some(self.base(&path, base, &kind)?),
         };
-        Ok(Operation { path, strict: operation.strict, base, kind })
+        Ok(Operation {
+            path,
+            strict: operation.strict,
+            base,
+            kind,
+        })
     }
 
     fn update(&mut self, path: &Path, ty: TypeId, update: &pb::TextUpdate) -> Result<OperationKind<'static>, Refusal> {
@@ -194,14 +245,19 @@ impl<'a> Builder<'a> {
             }
             value = masked;
         }
-        Ok(OperationKind::Update { value: value.into(), mask })
+        Ok(OperationKind::Update {
+            value: value.into(),
+            mask,
+        })
     }
 
     fn base(&self, path: &Path, base: &pb::TextBase, kind: &OperationKind<'_>) -> Result<Base, Refusal> {
         match base.was.as_ref() {
-            Some(text_base::Was::Hash(text)) => Ok(Base::Hash(
-                parse_hash(text).map_err(|error| Refusal::from(error).at(self.schema.print_path(path)))?,
-            )),
+            Some(text_base::Was::Hash(text)) => {
+                Ok(Base::Hash(parse_hash(text).map_err(|error| {
+                    Refusal::from(error).at(self.schema.print_path(path))
+                })?))
+            }
             Some(text_base::Was::Absent(_)) => Ok(Base::Absent),
             Some(text_base::Was::AsOf(at)) => {
                 let then = match is_latest(at) {
@@ -260,7 +316,11 @@ impl<'a> Builder<'a> {
             self.note(|| format!("{path}: REAL_TIME fields are never stored and were cleared: {cleared}"));
         } else if canonical.bytes != **sent {
             let path = self.schema.print_path(path);
-            let what = if canonical.bytes.len() == sent.len() { "put in order" } else { "brought into canonical form" };
+            let what = if canonical.bytes.len() == sent.len() {
+                "put in order"
+            } else {
+                "brought into canonical form"
+            };
             self.note(|| format!("{path}: the value was {what}"));
         }
         Ok(canonical.bytes)
@@ -295,7 +355,10 @@ impl<'a> Builder<'a> {
 
 /// A mask by field names, in order and without what another name covers. `NOT_FOUND` for a name that is no field.
 pub(super) fn mask(schema: &Schema, ty: TypeId, names: &[String]) -> Result<Vec<Vec<u32>>, Rejection> {
-    let mut mask = names.iter().map(|name| field_path(schema, ty, name)).collect::<Result<Vec<_>, _>>()?;
+    let mut mask = names
+        .iter()
+        .map(|name| field_path(schema, ty, name))
+        .collect::<Result<Vec<_>, _>>()?;
     mask.sort();
     mask.dedup_by(|later, first| later.starts_with(first));
     if !mask.is_empty() {
@@ -314,7 +377,11 @@ fn field_path(schema: &Schema, ty: TypeId, dotted: &str) -> Result<Vec<u32>, Rej
         };
         let Some(field) = message.field_by_name(name) else {
             let names: Vec<&str> = message.fields.iter().map(|field| field.name.as_str()).collect();
-            let detail = format!("mask {dotted}: {} has no field {name:?}; it has {}", message.full_name, names.join(", "));
+            let detail = format!(
+                "mask {dotted}: {} has no field {name:?}; it has {}",
+                message.full_name,
+                names.join(", ")
+            );
             return Err(Rejection::new(Code::NotFound, detail));
         };
         numbers.push(field.number);

@@ -10,10 +10,17 @@ async fn world() -> World {
     let noon = 1_769_860_800_000;
     for (second, zone) in [(1, "a"), (2, "b"), (3, "c"), (4, "d"), (5, "c"), (6, "e")] {
         world.log.set_clock(Time(noon + second * 1_000));
-        world.commit(update("/clock", &format!(r#"{{"timezone": "{zone}"}}"#))).await.unwrap();
+        world
+            .commit(update("/clock", &format!(r#"{{"timezone": "{zone}"}}"#)))
+            .await
+            .unwrap();
     }
     for (name, at) in [("beta", "2"), ("beef", "4")] {
-        let request = pb::TagRequest { name: name.into(), at: at.into(), ..Default::default() };
+        let request = pb::TagRequest {
+            name: name.into(),
+            at: at.into(),
+            ..Default::default()
+        };
         world.service.tag(request).await.unwrap();
     }
     world
@@ -25,7 +32,12 @@ async fn lines(world: &World, names: &[&str]) -> String {
         let line = match world.get("/clock", 0, at).await {
             Ok(answer) => {
                 let read_at = answer.read_at.unwrap();
-                format!("r{} t{} {}", read_at.revision, read_at.time_ms, json(answer.nodes[0].value.as_ref()))
+                format!(
+                    "r{} t{} {}",
+                    read_at.revision,
+                    read_at.time_ms,
+                    json(answer.nodes[0].value.as_ref())
+                )
             }
             Err(status) => refusal(&status),
         };
@@ -52,14 +64,55 @@ async fn every_way_to_name_a_state() {
         ..Default::default()
     });
     let tagging = format!("event:{}", tagging.await.unwrap().row.unwrap().event_id);
-    let got = lines(&world, &[
-        "", "latest", "latest~2", "~6", "latest~7", "0", "1", "6", "7", "rev:2", "rev:02", "rev:x", "beta", "tag:beta", "beta~1", "beta~2",
-        "beta~3", "beta~", "beta~x", "bet", "beef", "rev:99", "pos:0", "pos:1", "pos:2", "pos:6", "pos:99", "pos:-1",
-        "time:2026-01-31T12:00:03Z", "time:2026-01-31T12:00:03.999+00:00", "time:2026-01-31T13:00:04+01:00",
-        "time:1769860802000", "time:0", "time:2099-01-01T00:00:00Z", "time:yesterday", "time:2026-01-31T12:00:03",
-        "root:zz", "root:0000000000", "0000000000a", "nonsense", "branch:x", "latest:",
-        "event:3-00000000000000000000000000000000", "event:x",
-    ])
+    let got = lines(
+        &world,
+        &[
+            "",
+            "latest",
+            "latest~2",
+            "~6",
+            "latest~7",
+            "0",
+            "1",
+            "6",
+            "7",
+            "rev:2",
+            "rev:02",
+            "rev:x",
+            "beta",
+            "tag:beta",
+            "beta~1",
+            "beta~2",
+            "beta~3",
+            "beta~",
+            "beta~x",
+            "bet",
+            "beef",
+            "rev:99",
+            "pos:0",
+            "pos:1",
+            "pos:2",
+            "pos:6",
+            "pos:99",
+            "pos:-1",
+            "time:2026-01-31T12:00:03Z",
+            "time:2026-01-31T12:00:03.999+00:00",
+            "time:2026-01-31T13:00:04+01:00",
+            "time:1769860802000",
+            "time:0",
+            "time:2099-01-01T00:00:00Z",
+            "time:yesterday",
+            "time:2026-01-31T12:00:03",
+            "root:zz",
+            "root:0000000000",
+            "0000000000a",
+            "nonsense",
+            "branch:x",
+            "latest:",
+            "event:3-00000000000000000000000000000000",
+            "event:x",
+        ],
+    )
     .await;
     expect![[r#"
         : r6 t1769860806000 {"timezone":"e"}
@@ -108,12 +161,20 @@ async fn every_way_to_name_a_state() {
         event:x: INVALID_PATH: "event:x": "x" is not an event id: write the position that was seen, a dash, and 32 hex digits of nonce, as in 4182-0f3a…"#]].assert_eq(&got);
     // Ids and roots are not the same in every run.
     for (at, revision) in [
-        (event, Some(3)), (tagging, None), (root(4), Some(4)), (root(4)[..12].to_owned(), Some(4)),
-        (format!("root:{}", &root(2)[..20]), Some(2)), (format!("{}~1", &root(2)[..20]), Some(1)),
+        (event, Some(3)),
+        (tagging, None),
+        (root(4), Some(4)),
+        (root(4)[..12].to_owned(), Some(4)),
+        (format!("root:{}", &root(2)[..20]), Some(2)),
+        (format!("{}~1", &root(2)[..20]), Some(1)),
         // R1: content that came back has one root and two revisions: the later is meant.
-        (root(3), Some(5)), (root(3).to_uppercase(), Some(5)),
+        (root(3), Some(5)),
+        (root(3).to_uppercase(), Some(5)),
     ] {
-        let got = world.get("/clock", 0, &at).await.map(|answer| answer.read_at.unwrap().revision);
+        let got = world
+            .get("/clock", 0, &at)
+            .await
+            .map(|answer| answer.read_at.unwrap().revision);
         assert_eq!(got.ok(), revision, "{at}");
     }
 }
@@ -125,7 +186,10 @@ async fn what_begins_several_roots_names_them_all() {
     let mut first_digits = std::collections::BTreeMap::new();
     let mut shared = None;
     for number in 1..40 {
-        let commit = world.commit(add("/vlans", &format!(r#"{{"number": {number}}}"#))).await.unwrap();
+        let commit = world
+            .commit(add("/vlans", &format!(r#"{{"number": {number}}}"#)))
+            .await
+            .unwrap();
         let digit = commit.root[..1].to_owned();
         if first_digits.insert(digit.clone(), commit.revision).is_some() {
             shared = Some(digit);
@@ -135,7 +199,10 @@ async fn what_begins_several_roots_names_them_all() {
     let digit = shared.expect("17 roots cannot begin with 16 digits");
     let status = world.get("/", 0, &format!("root:{digit}")).await.unwrap_err();
     let line = refusal(&status);
-    assert!(line.starts_with("NOT_FOUND: ") && line.contains("begins several roots"), "{line}");
+    assert!(
+        line.starts_with("NOT_FOUND: ") && line.contains("begins several roots"),
+        "{line}"
+    );
     assert!(line.contains(&format!("(revision {})", world.revision())), "{line}");
 }
 
@@ -143,7 +210,14 @@ async fn what_begins_several_roots_names_them_all() {
 #[tokio::test]
 async fn a_revision_that_is_gone_names_the_nearest_kept() {
     let world = world().await;
-    world.service.prune(pb::PruneRequest { floor: "4".into(), ..Default::default() }).await.unwrap();
+    world
+        .service
+        .prune(pb::PruneRequest {
+            floor: "4".into(),
+            ..Default::default()
+        })
+        .await
+        .unwrap();
     let got = lines(&world, &["0", "1", "2", "3", "4", "5", "beta", "beta~1"]).await;
     expect![[r#"
         0: PRUNED: "0": revision 0 is gone: everything untagged up to 4 was pruned; the nearest that is kept is 2
@@ -156,7 +230,13 @@ async fn a_revision_that_is_gone_names_the_nearest_kept() {
         beta~1: PRUNED: "beta~1": revision 1 is gone: everything untagged up to 4 was pruned; the nearest that is kept is 2"#]].assert_eq(&got);
     let status = world.get("/", 0, "1").await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::OutOfRange);
-    assert!(confold_wire::status::detail(&status).unwrap().hint.contains("revision 2"), "{status:?}");
+    assert!(
+        confold_wire::status::detail(&status)
+            .unwrap()
+            .hint
+            .contains("revision 2"),
+        "{status:?}"
+    );
 }
 
 #[tokio::test]
@@ -167,11 +247,25 @@ async fn how_fresh_a_read_is_can_be_asked_for() {
     let beyond = format!("{}@{incarnation}", position.parse::<u64>().unwrap() + 1);
     let other = format!("{position}@{}", "0".repeat(32));
     let ask = |consistency: i32, token: &str| pb::GetRequest {
-        read: Some(pb::Read { consistency, token: token.to_owned(), deadline_ms: 30, ..Default::default() }),
+        read: Some(pb::Read {
+            consistency,
+            token: token.to_owned(),
+            deadline_ms: 30,
+            ..Default::default()
+        }),
         ..get("/clock")
     };
     let mut got = Vec::new();
-    for (consistency, token) in [(0, ""), (1, token.as_str()), (1, ""), (1, "x"), (1, &other), (1, &beyond), (2, ""), (3, "")] {
+    for (consistency, token) in [
+        (0, ""),
+        (1, token.as_str()),
+        (1, ""),
+        (1, "x"),
+        (1, &other),
+        (1, &beyond),
+        (2, ""),
+        (3, ""),
+    ] {
         let line = match world.service.get(ask(consistency, token)).await {
             Ok(answer) => format!("p{}", answer.read_at.unwrap().position),
             Err(status) => refusal(&status).replace(incarnation, "INCARNATION"),
@@ -186,7 +280,8 @@ async fn how_fresh_a_read_is_can_be_asked_for() {
         FOREIGN: the token is of incarnation 00000000000000000000000000000000, this store is in INCARNATION
         FUTURE: position 10 was not reached in time; this replica has folded up to 9
         p9
-        INVALID_PATH: consistency 3 does not exist"#]].assert_eq(&got.join("\n"));
+        INVALID_PATH: consistency 3 does not exist"#]]
+    .assert_eq(&got.join("\n"));
     // A write that comes meanwhile is waited for.
     let waiting = {
         let service = world.service.clone();
@@ -202,19 +297,30 @@ async fn how_fresh_a_read_is_can_be_asked_for() {
 #[tokio::test]
 async fn a_store_that_is_not_here_names_those_that_are() {
     let world = World::begun().await;
-    let ask = |store: &str| pb::StatusRequest { store: store.to_owned() };
+    let ask = |store: &str| pb::StatusRequest {
+        store: store.to_owned(),
+    };
     assert_eq!(world.service.status(ask("")).await.unwrap().store, "network");
     assert_eq!(world.service.status(ask("network")).await.unwrap().store, "network");
     let status = world.service.status(ask("net")).await.unwrap_err();
-    assert_eq!(refusal(&status), r#"NOT_FOUND: no store is called "net"; there is network"#);
+    assert_eq!(
+        refusal(&status),
+        r#"NOT_FOUND: no store is called "net"; there is network"#
+    );
 
     let log = confold_log::memory::MemoryLog::new([8; 16]);
     assert!(confold_replica::begin(&log, "fleet", &Default::default()).unwrap());
     let other = open(&log, &Default::default()).await;
     let both = confold_replica::service::Service::new(vec![world.handle.clone(), other]);
     let status = both.status(ask("")).await.unwrap_err();
-    assert_eq!(refusal(&status), "NOT_FOUND: several stores are here, name one of them: fleet, network");
+    assert_eq!(
+        refusal(&status),
+        "NOT_FOUND: several stores are here, name one of them: fleet, network"
+    );
     assert_eq!(both.status(ask("fleet")).await.unwrap().store, "fleet");
     let rows = both.list_stores(pb::ListStoresRequest {}).await.unwrap().stores;
-    assert_eq!(rows.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["fleet", "network"]);
+    assert_eq!(
+        rows.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(),
+        ["fleet", "network"]
+    );
 }

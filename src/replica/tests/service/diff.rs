@@ -6,18 +6,22 @@ use expect_test::expect;
 /// Revision 4 is the sample, 5 changes something of each kind.
 async fn world() -> World {
     let world = World::sample().await;
-    world.commit_all(vec![
-        masked("/devices/olt-1", r#"{"description": "cellar"}"#, &["description"]),
-        masked("/devices/olt-1/ports/1", r#"{"label": "up"}"#, &["label"]),
-        add("/devices/olt-1/ports", r#"{"number": 7}"#),
-        remove("/devices/olt-1/ports/3"),
-        put("/devices/olt-2", r#"{"id": "olt-2", "ports": [{"number": 1}, {"number": 3}]}"#),
-        remove("/vlans/200"),
-        replace("/clock/ntp_servers", r#"{"ntp_servers": [{"address": "a"}]}"#),
-        update("/", r#"{"name": "lab"}"#),
-    ])
-    .await
-    .unwrap();
+    world
+        .commit_all(vec![
+            masked("/devices/olt-1", r#"{"description": "cellar"}"#, &["description"]),
+            masked("/devices/olt-1/ports/1", r#"{"label": "up"}"#, &["label"]),
+            add("/devices/olt-1/ports", r#"{"number": 7}"#),
+            remove("/devices/olt-1/ports/3"),
+            put(
+                "/devices/olt-2",
+                r#"{"id": "olt-2", "ports": [{"number": 1}, {"number": 3}]}"#,
+            ),
+            remove("/vlans/200"),
+            replace("/clock/ntp_servers", r#"{"ntp_servers": [{"address": "a"}]}"#),
+            update("/", r#"{"name": "lab"}"#),
+        ])
+        .await
+        .unwrap();
     world
 }
 
@@ -49,7 +53,8 @@ async fn changes_come_in_tree_order_forwards_and_backwards() {
         UPDATED /devices/olt-1
         ADDED /devices/olt-2
         REMOVED /vlans/200
-        UPDATED /"#]].assert_eq(&lines(&forth.changes));
+        UPDATED /"#]]
+    .assert_eq(&lines(&forth.changes));
     let back = world.service.diff(ask("", "4", "/")).await.unwrap();
     expect![[r#"
         LIST_CHANGED /clock/ntp_servers
@@ -59,10 +64,22 @@ async fn changes_come_in_tree_order_forwards_and_backwards() {
         UPDATED /devices/olt-1
         REMOVED /devices/olt-2
         ADDED /vlans/200
-        UPDATED /"#]].assert_eq(&lines(&back.changes));
-    assert_eq!((back.from.unwrap().revision, back.to.unwrap().revision, back.more), (5, 4, false));
+        UPDATED /"#]]
+    .assert_eq(&lines(&back.changes));
+    assert_eq!(
+        (back.from.unwrap().revision, back.to.unwrap().revision, back.more),
+        (5, 4, false)
+    );
     // Equal states have no changes.
-    assert!(world.service.diff(ask("5", "latest", "")).await.unwrap().changes.is_empty());
+    assert!(
+        world
+            .service
+            .diff(ask("5", "latest", ""))
+            .await
+            .unwrap()
+            .changes
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -70,9 +87,25 @@ async fn paths_and_wildcards_narrow_a_diff() {
     let world = world().await;
     let mut found = Vec::new();
     for path in [
-        "/devices", "/devices/olt-1", "/devices/olt-1/ports", "/devices/olt-1/ports/7", "/devices/olt-2/ports/1", "/clock",
-        "/clock/ntp_servers", "/vlans/200", "/devices/*", "/devices/*/ports/*", "/devices/*/ports/3", "/**/ports/3",
-        "/*/ntp_servers", "/**", "/devices/olt-*", "/devices//*", "/nope", "/nope/*", "/vlans/x",
+        "/devices",
+        "/devices/olt-1",
+        "/devices/olt-1/ports",
+        "/devices/olt-1/ports/7",
+        "/devices/olt-2/ports/1",
+        "/clock",
+        "/clock/ntp_servers",
+        "/vlans/200",
+        "/devices/*",
+        "/devices/*/ports/*",
+        "/devices/*/ports/3",
+        "/**/ports/3",
+        "/*/ntp_servers",
+        "/**",
+        "/devices/olt-*",
+        "/devices//*",
+        "/nope",
+        "/nope/*",
+        "/vlans/x",
     ] {
         let shown = match world.service.diff(ask("4", "5", path)).await {
             Ok(answer) => lines(&answer.changes),
@@ -144,18 +177,31 @@ async fn paths_and_wildcards_narrow_a_diff() {
         --- /nope/*
         NOT_FOUND at /: no such child field: example.Network has no child "nope"; it has clock, devices, vlans
         --- /vlans/x
-        INVALID_PATH: path "/vlans/x": key "x": number is uint32; write a decimal number, like 7"#]].assert_eq(&found.join("\n"));
+        INVALID_PATH: path "/vlans/x": key "x": number is uint32; write a decimal number, like 7"#]]
+    .assert_eq(&found.join("\n"));
 }
 
 // C12: values of both sides, where asked for.
 #[tokio::test]
 async fn values_of_both_sides_and_hashes() {
     let world = world().await;
-    let answer = world.service.diff(pb::DiffRequest { values: true, ..ask("4", "5", "") }).await.unwrap();
+    let answer = world
+        .service
+        .diff(pb::DiffRequest {
+            values: true,
+            ..ask("4", "5", "")
+        })
+        .await
+        .unwrap();
     let shown = |value: &Option<pb::Value>| value.as_ref().map_or("-".to_owned(), |value| json(Some(value)));
     let line = |change: &pb::Change| {
         let hashes = (change.before_hash.len(), change.after_hash.len());
-        format!("{} {hashes:?} {} => {}", change.path, shown(&change.before), shown(&change.after))
+        format!(
+            "{} {hashes:?} {} => {}",
+            change.path,
+            shown(&change.before),
+            shown(&change.after)
+        )
     };
     expect![[r#"
         /clock/ntp_servers (64, 64) {} => {"ntp_servers":[{"address":"a"}]}
@@ -167,9 +213,17 @@ async fn values_of_both_sides_and_hashes() {
         /vlans/200 (64, 0) {"number":200,"name":"management"} => -
         / (64, 64) {} => {"name":"lab"}"#]].assert_eq(&answer.changes.iter().map(line).collect::<Vec<_>>().join("\n"));
     // What an update's base compares with, and what a subtree's does.
-    let update = answer.changes.iter().find(|change| change.path == "/devices/olt-1").unwrap();
+    let update = answer
+        .changes
+        .iter()
+        .find(|change| change.path == "/devices/olt-1")
+        .unwrap();
     assert_eq!(update.after_hash, world.data_hash("/devices/olt-1").await);
-    let added = answer.changes.iter().find(|change| change.path == "/devices/olt-2").unwrap();
+    let added = answer
+        .changes
+        .iter()
+        .find(|change| change.path == "/devices/olt-2")
+        .unwrap();
     assert_eq!(added.after_hash, world.hash("/devices/olt-2").await);
 }
 
@@ -178,25 +232,61 @@ async fn a_limit_says_that_there_is_more_and_a_stream_has_all() {
     let world = world().await;
     let all = world.service.diff(ask("4", "5", "")).await.unwrap().changes;
     for limit in 1..=all.len() + 1 {
-        let answer = world.service.diff(pb::DiffRequest { limit: limit as u64, ..ask("4", "5", "") }).await.unwrap();
+        let answer = world
+            .service
+            .diff(pb::DiffRequest {
+                limit: limit as u64,
+                ..ask("4", "5", "")
+            })
+            .await
+            .unwrap();
         assert_eq!(answer.changes, all[..limit.min(all.len())]);
         assert_eq!(answer.more, limit < all.len(), "limit {limit}");
     }
-    let small = confold_replica::service::Options { piece_bytes: 400, ..Default::default() };
+    let small = confold_replica::service::Options {
+        piece_bytes: 400,
+        ..Default::default()
+    };
     let service = confold_replica::service::Service::with_options(vec![world.handle.clone()], small);
     let pieces = collect(service.diff_stream(ask("4", "5", "")).await.unwrap()).await;
     assert!(pieces.len() > 2);
     let streamed: Vec<pb::Change> = pieces.into_iter().flat_map(|piece| piece.unwrap().changes).collect();
     assert_eq!(streamed, all);
-    let limited = collect(service.diff_stream(pb::DiffRequest { limit: 3, ..ask("4", "5", "") }).await.unwrap()).await;
+    let limited = collect(
+        service
+            .diff_stream(pb::DiffRequest {
+                limit: 3,
+                ..ask("4", "5", "")
+            })
+            .await
+            .unwrap(),
+    )
+    .await;
     let last = limited.last().unwrap().as_ref().unwrap();
-    assert_eq!((limited.iter().map(|piece| piece.as_ref().unwrap().changes.len()).sum::<usize>(), last.more), (3, true));
+    assert_eq!(
+        (
+            limited
+                .iter()
+                .map(|piece| piece.as_ref().unwrap().changes.len())
+                .sum::<usize>(),
+            last.more
+        ),
+        (3, true)
+    );
 }
 
 #[tokio::test]
 async fn an_empty_store_has_no_changes_and_no_paths() {
     let world = World::begun().await;
-    assert!(world.service.diff(ask("0", "latest", "")).await.unwrap().changes.is_empty());
+    assert!(
+        world
+            .service
+            .diff(ask("0", "latest", ""))
+            .await
+            .unwrap()
+            .changes
+            .is_empty()
+    );
     let status = world.service.diff(ask("0", "latest", "/devices")).await.unwrap_err();
     assert_eq!(code(&status), "SCHEMA_INVALID");
     let status = world.service.diff(ask("0", "9", "")).await.unwrap_err();

@@ -7,18 +7,46 @@ use expect_test::expect;
 async fn world() -> World {
     let world = World::sample().await;
     let by = |author: &str, reason: &str| {
-        Some(pb::Proposal { author: author.into(), reason: reason.into(), ..Default::default() })
+        Some(pb::Proposal {
+            author: author.into(),
+            reason: reason.into(),
+            ..Default::default()
+        })
     };
-    let commit = |proposal, operations| pb::CommitRequest { proposal, operations, ..Default::default() };
+    let commit = |proposal, operations| pb::CommitRequest {
+        proposal,
+        operations,
+        ..Default::default()
+    };
     let port = masked("/devices/olt-1/ports/1", r#"{"label": "up"}"#, &["label"]);
-    world.service.commit(commit(by("ada", "relabelled"), vec![port])).await.unwrap();
+    world
+        .service
+        .commit(commit(by("ada", "relabelled"), vec![port]))
+        .await
+        .unwrap();
     let device = masked("/devices/olt-1", r#"{"description": "d"}"#, &["description", "address"]);
-    world.service.commit(commit(by("bob", ""), vec![device, add("/vlans", r#"{"number": 3}"#)])).await.unwrap();
-    let tag = pb::TagRequest { name: "stable".into(), at: "5".into(), ..Default::default() };
+    world
+        .service
+        .commit(commit(by("bob", ""), vec![device, add("/vlans", r#"{"number": 3}"#)]))
+        .await
+        .unwrap();
+    let tag = pb::TagRequest {
+        name: "stable".into(),
+        at: "5".into(),
+        ..Default::default()
+    };
     world.service.tag(tag).await.unwrap();
     world.commit(remove("/vlans/77")).await.unwrap_err();
-    world.commit(replace("/devices/olt-1", r#"{"id": "olt-1"}"#)).await.unwrap();
-    world.service.acting_as("cn=eve").commit(commit(None, vec![replace("/vlans", r#"{"vlans": []}"#)])).await.unwrap();
+    world
+        .commit(replace("/devices/olt-1", r#"{"id": "olt-1"}"#))
+        .await
+        .unwrap();
+    world
+        .service
+        .acting_as("cn=eve")
+        .commit(commit(None, vec![replace("/vlans", r#"{"vlans": []}"#)]))
+        .await
+        .unwrap();
     world
 }
 
@@ -28,7 +56,12 @@ fn line(row: &pb::LogRow) -> String {
         line += &format!(" r{revision}");
     }
     line += &format!(" {} {}", row.kind, row.outcome().as_str_name().to_lowercase());
-    for (name, text) in [("code", &row.code), ("author", &row.author), ("principal", &row.principal), ("reason", &row.reason)] {
+    for (name, text) in [
+        ("code", &row.code),
+        ("author", &row.author),
+        ("principal", &row.principal),
+        ("reason", &row.reason),
+    ] {
         if !text.is_empty() {
             line += &format!(" {name}={text}");
         }
@@ -64,12 +97,19 @@ async fn the_log_tells_who_changed_what() {
         p5 r4 commit committed [put /vlans/200]
         p4 r3 commit committed [put /vlans/100]
         p3 r2 commit committed [put /devices/sw%2Fcore]
-        p2 r1 commit committed [put /devices/olt-1]"#]].assert_eq(&lines(&world, pb::LogRequest::default()).await);
-    let brief = pb::LogRequest { brief: true, limit: 2, oldest_first: true, ..Default::default() };
+        p2 r1 commit committed [put /devices/olt-1]"#]]
+    .assert_eq(&lines(&world, pb::LogRequest::default()).await);
+    let brief = pb::LogRequest {
+        brief: true,
+        limit: 2,
+        oldest_first: true,
+        ..Default::default()
+    };
     expect![[r#"
         p2 r1 commit committed
         p3 r2 commit committed
-        more after 3"#]].assert_eq(&lines(&world, brief).await);
+        more after 3"#]]
+    .assert_eq(&lines(&world, brief).await);
 }
 
 #[tokio::test]
@@ -77,12 +117,32 @@ async fn the_log_of_a_path_is_what_touched_it_below_it_or_took_it_along() {
     let world = world().await;
     let mut found = Vec::new();
     for path in [
-        "/devices/olt-1/ports/1", "/devices/olt-1/ports/2", "/devices/olt-1", "/devices/sw%2Fcore", "/vlans/100", "/vlans/3",
-        "/devices/olt-1/ports", "/vlans", "/devices/*/ports/1", "/**/ports/*", "/clock", "/devices/never", "/nope", "/",
+        "/devices/olt-1/ports/1",
+        "/devices/olt-1/ports/2",
+        "/devices/olt-1",
+        "/devices/sw%2Fcore",
+        "/vlans/100",
+        "/vlans/3",
+        "/devices/olt-1/ports",
+        "/vlans",
+        "/devices/*/ports/1",
+        "/**/ports/*",
+        "/clock",
+        "/devices/never",
+        "/nope",
+        "/",
     ] {
-        let request = pb::LogRequest { path: path.into(), oldest_first: true, ..Default::default() };
+        let request = pb::LogRequest {
+            path: path.into(),
+            oldest_first: true,
+            ..Default::default()
+        };
         let revisions: String = match world.service.log(request).await {
-            Ok(answer) => answer.rows.iter().map(|row| format!(" {}", row.revision.unwrap())).collect(),
+            Ok(answer) => answer
+                .rows
+                .iter()
+                .map(|row| format!(" {}", row.revision.unwrap()))
+                .collect(),
             Err(status) => format!(" {}", refusal(&status)),
         };
         found.push(format!("{path}:{revisions}"));
@@ -101,7 +161,8 @@ async fn the_log_of_a_path_is_what_touched_it_below_it_or_took_it_along() {
         /clock:
         /devices/never:
         /nope: NOT_FOUND at /: no such child field: example.Network has no child "nope"; it has clock, devices, vlans
-        /: 1 2 3 4 5 6 7 8"#]].assert_eq(&found.join("\n"));
+        /: 1 2 3 4 5 6 7 8"#]]
+    .assert_eq(&found.join("\n"));
 }
 
 #[tokio::test]
@@ -115,8 +176,21 @@ async fn rows_are_bounded_by_states_and_authors_and_paged() {
         brief: true,
         ..Default::default()
     };
-    for request in [row("5", "", ""), row("", "2", ""), row("2", "stable", ""), row("7", "2", ""), row("", "", "ada"), row("x", "", "")] {
-        found.push(format!("--- {} to {} by {}\n{}", request.from, request.to, request.author, lines(&world, request.clone()).await));
+    for request in [
+        row("5", "", ""),
+        row("", "2", ""),
+        row("2", "stable", ""),
+        row("7", "2", ""),
+        row("", "", "ada"),
+        row("x", "", ""),
+    ] {
+        found.push(format!(
+            "--- {} to {} by {}\n{}",
+            request.from,
+            request.to,
+            request.author,
+            lines(&world, request.clone()).await
+        ));
     }
     expect![[r#"
         --- 5 to  by 
@@ -135,10 +209,22 @@ async fn rows_are_bounded_by_states_and_authors_and_paged() {
         ---  to  by ada
         p6 r5 commit committed author=ada tags=stable
         --- x to  by 
-        NOT_FOUND: "x": no tag or root is called "x"; the tags are stable"#]].assert_eq(&found.join("\n"));
+        NOT_FOUND: "x": no tag or root is called "x"; the tags are stable"#]]
+    .assert_eq(&found.join("\n"));
     // Page by page it is the same as at once, in either direction, with and without what made no revision.
-    for (oldest_first, all, path) in [(true, false, ""), (false, false, ""), (true, true, ""), (false, true, ""), (true, false, "/devices/olt-1")] {
-        let whole = pb::LogRequest { oldest_first, all, path: path.into(), ..Default::default() };
+    for (oldest_first, all, path) in [
+        (true, false, ""),
+        (false, false, ""),
+        (true, true, ""),
+        (false, true, ""),
+        (true, false, "/devices/olt-1"),
+    ] {
+        let whole = pb::LogRequest {
+            oldest_first,
+            all,
+            path: path.into(),
+            ..Default::default()
+        };
         let expected = world.service.log(whole.clone()).await.unwrap().rows;
         let mut request = pb::LogRequest { limit: 2, ..whole };
         let mut rows = Vec::new();
@@ -158,14 +244,16 @@ async fn rows_are_bounded_by_states_and_authors_and_paged() {
 #[tokio::test]
 async fn all_brings_what_made_no_revision() {
     let world = world().await;
-    world.handle.propose(
-        confold_replica::Proposal::new(confold_model::event::Body::Withdraw {
-            id: confold_wire::convert::parse_event_id(&event_id(3, 3)).unwrap(),
-        }),
-        SOON,
-    )
-    .await
-    .unwrap();
+    world
+        .handle
+        .propose(
+            confold_replica::Proposal::new(confold_model::event::Body::Withdraw {
+                id: confold_wire::convert::parse_event_id(&event_id(3, 3)).unwrap(),
+            }),
+            SOON,
+        )
+        .await
+        .unwrap();
     let late = pb::CommitRequest {
         proposal: proposal(&event_id(3, 3)),
         operations: vec![add("/vlans", r#"{"number": 9}"#)],
@@ -176,8 +264,14 @@ async fn all_brings_what_made_no_revision() {
     confold_log::Log::append(&world.log, b"nonsense"[..].into()).unwrap();
     let end = confold_log::Log::range(&world.log).end.0;
     world.handle.at_least(Position(end - 1), SOON).await.unwrap();
-    let all = pb::LogRequest { all: true, oldest_first: true, ..Default::default() };
-    let shown = lines(&world, all.clone()).await.replace(&hex::encode(world.handle.view().log_id.0), "LOG-ID");
+    let all = pb::LogRequest {
+        all: true,
+        oldest_first: true,
+        ..Default::default()
+    };
+    let shown = lines(&world, all.clone())
+        .await
+        .replace(&hex::encode(world.handle.view().log_id.0), "LOG-ID");
     expect![[r#"
         p0 genesis committed [store network] [log id LOG-ID] [window 1048576] [max_event_bytes 16777216] [keep all revisions]
         p1 schema committed [descriptor set of 12953 bytes] [root message example.Network]
@@ -194,12 +288,24 @@ async fn all_brings_what_made_no_revision() {
         p12 withdraw committed [event 3-03030303030303030303030303030303]
         p13 commit rejected code=WITHDRAWN author=ada [add /vlans/9]
         p14  rejected code=MALFORMED [confold.v1.Event.13: confold.v1.Event has no field 13]"#]].assert_eq(&shown);
-    let rejected = pb::LogRequest { path: "/vlans".into(), from: "pos:7".into(), to: "pos:10".into(), ..all };
+    let rejected = pb::LogRequest {
+        path: "/vlans".into(),
+        from: "pos:7".into(),
+        to: "pos:10".into(),
+        ..all
+    };
     expect!["p9 commit rejected code=NOT_FOUND [remove /vlans/77]"].assert_eq(&lines(&world, rejected).await);
 }
 
 async fn show(world: &World, which: Which) -> Result<pb::ShowResponse, tonic::Status> {
-    world.service.show(pb::ShowRequest { which: Some(which), format: pb::Format::Json.into(), ..Default::default() }).await
+    world
+        .service
+        .show(pb::ShowRequest {
+            which: Some(which),
+            format: pb::Format::Json.into(),
+            ..Default::default()
+        })
+        .await
 }
 
 #[tokio::test]
@@ -207,22 +313,38 @@ async fn one_event_in_full() {
     let world = world().await;
     let shown = show(&world, Which::At("6".into())).await.unwrap();
     let row = shown.row.clone().unwrap();
-    let operations: Vec<String> =
-        shown.operations.iter().map(|operation| format!("{} {:?}", operation.path, operation.kind.as_ref().unwrap())).collect();
+    let operations: Vec<String> = shown
+        .operations
+        .iter()
+        .map(|operation| format!("{} {:?}", operation.path, operation.kind.as_ref().unwrap()))
+        .collect();
     expect![[r#"
         p7 r6 commit committed author=bob [update /devices/olt-1 (address, description)] [add /vlans/3]
         /devices/olt-1 Update(TextUpdate { value: Some(Value { r#type: "example.Device", form: Some(Json("{\"description\":\"d\"}")) }), mask: ["address", "description"] })
         /vlans/3 Add(Value { r#type: "example.Vlan", form: Some(Json("{\"number\":3}")) })"#]].assert_eq(&format!("{}\n{}", line(&row), operations.join("\n")));
     assert_eq!(shown.intent.len(), 64);
-    assert_eq!(shown.log_digest, world.log.records()[row.position as usize].digest.to_string());
+    assert_eq!(
+        shown.log_digest,
+        world.log.records()[row.position as usize].digest.to_string()
+    );
     for which in [Which::Position(row.position), Which::EventId(row.event_id.clone())] {
         assert_eq!(show(&world, which).await.unwrap(), shown);
     }
     // Its operations, sent as they are shown, are the same commit.
-    let again = pb::CommitRequest { operations: shown.operations, ..Default::default() };
+    let again = pb::CommitRequest {
+        operations: shown.operations,
+        ..Default::default()
+    };
     assert_eq!(world.service.commit(again).await.unwrap().revision, Some(9));
-    assert_eq!(world.json("/devices/olt-1", 0, "").await, r#"{"id":"olt-1","description":"d"}"#);
-    let record = pb::ShowRequest { which: Some(Which::Position(3)), record: true, ..Default::default() };
+    assert_eq!(
+        world.json("/devices/olt-1", 0, "").await,
+        r#"{"id":"olt-1","description":"d"}"#
+    );
+    let record = pb::ShowRequest {
+        which: Some(Which::Position(3)),
+        record: true,
+        ..Default::default()
+    };
     let shown = world.service.show(record).await.unwrap();
     assert_eq!(shown.record, world.log.records()[3].bytes);
     assert_eq!(shown.bytes, shown.record.len() as u64);
@@ -233,18 +355,32 @@ async fn events_that_are_no_commit_say_their_facts() {
     let world = world().await;
     let mut found = Vec::new();
     for which in [
-        Which::Position(0), Which::Position(1), Which::Position(8), Which::Position(9), Which::At("stable".into()), Which::At("".into()),
-        Which::Position(999), Which::EventId(event_id(2, 2)), Which::EventId("x".into()), Which::At("nowhere".into()),
+        Which::Position(0),
+        Which::Position(1),
+        Which::Position(8),
+        Which::Position(9),
+        Which::At("stable".into()),
+        Which::At("".into()),
+        Which::Position(999),
+        Which::EventId(event_id(2, 2)),
+        Which::EventId("x".into()),
+        Which::At("nowhere".into()),
     ] {
         found.push(match show(&world, which).await {
             Ok(shown) => {
-                let error = shown.error.as_ref().map(|error| format!(" {}", error_line(error))).unwrap_or_default();
+                let error = shown
+                    .error
+                    .as_ref()
+                    .map(|error| format!(" {}", error_line(error)))
+                    .unwrap_or_default();
                 format!("{} {:?}{error}", line(&shown.row.unwrap()), shown.facts)
             }
             Err(status) => refusal(&status),
         });
     }
-    let shown = found.join("\n").replace(&hex::encode(world.handle.view().log_id.0), "LOG-ID");
+    let shown = found
+        .join("\n")
+        .replace(&hex::encode(world.handle.view().log_id.0), "LOG-ID");
     expect![[r#"
         p0 genesis committed [store network] [log id LOG-ID] [window 1048576] [max_event_bytes 16777216] [keep all revisions] ["store network", "log id LOG-ID", "window 1048576", "max_event_bytes 16777216", "keep all revisions"]
         p1 schema committed [descriptor set of 12953 bytes] [root message example.Network] ["descriptor set of 12953 bytes", "root message example.Network"]

@@ -6,19 +6,34 @@ use expect_test::expect;
 /// VLANs 10, 20 … 90.
 async fn world() -> World {
     let world = World::network().await;
-    let vlans: Vec<String> = (1..10).map(|number| format!(r#"{{"number": {number}0, "name": "v{number}"}}"#)).collect();
-    world.commit(replace("/vlans", &format!(r#"{{"vlans": [{}]}}"#, vlans.join(",")))).await.unwrap();
+    let vlans: Vec<String> = (1..10)
+        .map(|number| format!(r#"{{"number": {number}0, "name": "v{number}"}}"#))
+        .collect();
+    world
+        .commit(replace("/vlans", &format!(r#"{{"vlans": [{}]}}"#, vlans.join(","))))
+        .await
+        .unwrap();
     world
 }
 
 fn ask(start: Option<Start>, page_size: u32, reverse: bool) -> pb::ListRequest {
     let format = pb::Format::Json.into();
-    pb::ListRequest { path: "/vlans".into(), start, page_size, reverse, format, ..Default::default() }
+    pb::ListRequest {
+        path: "/vlans".into(),
+        start,
+        page_size,
+        reverse,
+        format,
+        ..Default::default()
+    }
 }
 
 fn line(answer: &pb::ListResponse) -> String {
-    let keys: Vec<String> =
-        answer.nodes.iter().map(|node| format!("{}#{}", node.key, node.index.unwrap_or_default())).collect();
+    let keys: Vec<String> = answer
+        .nodes
+        .iter()
+        .map(|node| format!("{}#{}", node.key, node.index.unwrap_or_default()))
+        .collect();
     let more = match answer.more {
         true => format!(", more after {:?} from #{}", answer.next_after_key, answer.next_index),
         false => String::new(),
@@ -35,13 +50,31 @@ async fn a_page_starts_at_a_key_or_an_index_and_goes_either_way() {
     let index = |index| Some(Start::FromIndex(index));
     let mut lines = Vec::new();
     for (start, size, reverse) in [
-        (None, 4, false), (None, 4, true), (None, 0, false), (None, 100_000, true),
-        (after("30"), 3, false), (after("35"), 3, false), (after("30"), 3, true), (after("35"), 3, true), (after("90"), 3, false),
-        (from("30"), 3, false), (from("35"), 3, false), (from("30"), 3, true), (from("35"), 3, true), (from("10"), 3, true),
-        (index(7), 4, false), (index(1), 4, true), (index(99), 4, false), (index(99), 4, true), (index(0), 2, true),
+        (None, 4, false),
+        (None, 4, true),
+        (None, 0, false),
+        (None, 100_000, true),
+        (after("30"), 3, false),
+        (after("35"), 3, false),
+        (after("30"), 3, true),
+        (after("35"), 3, true),
+        (after("90"), 3, false),
+        (from("30"), 3, false),
+        (from("35"), 3, false),
+        (from("30"), 3, true),
+        (from("35"), 3, true),
+        (from("10"), 3, true),
+        (index(7), 4, false),
+        (index(1), 4, true),
+        (index(99), 4, false),
+        (index(99), 4, true),
+        (index(0), 2, true),
     ] {
         let shown = format!("{start:?} {size}{}", if reverse { " back" } else { "" });
-        lines.push(format!("{shown}: {}", line(&world.service.list(ask(start, size, reverse)).await.unwrap())));
+        lines.push(format!(
+            "{shown}: {}",
+            line(&world.service.list(ask(start, size, reverse)).await.unwrap())
+        ));
     }
     expect![[r#"
         None 4: 10#0 20#1 30#2 40#3, more after "40" from #4
@@ -62,7 +95,8 @@ async fn a_page_starts_at_a_key_or_an_index_and_goes_either_way() {
         Some(FromIndex(1)) 4 back: 20#1 10#0
         Some(FromIndex(99)) 4: 
         Some(FromIndex(99)) 4 back: 90#8 80#7 70#6 60#5, more after "60" from #4
-        Some(FromIndex(0)) 2 back: 10#0"#]].assert_eq(&lines.join("\n"));
+        Some(FromIndex(0)) 2 back: 10#0"#]]
+    .assert_eq(&lines.join("\n"));
 }
 
 #[tokio::test]
@@ -79,7 +113,10 @@ async fn pages_of_one_root_make_the_whole_whatever_happens_meanwhile() {
             }
             request.start = Some(Start::AfterKey(answer.next_after_key));
             request.read = Some(read(&answer.read_at.unwrap().root));
-            world.commit(add("/vlans", &format!(r#"{{"number": {}}}"#, 1_000 + world.revision()))).await.unwrap();
+            world
+                .commit(add("/vlans", &format!(r#"{{"number": {}}}"#, 1_000 + world.revision())))
+                .await
+                .unwrap();
         }
         keys.sort_by_key(|key| key.parse::<u64>().unwrap());
         keys.retain(|key| key.len() == 2);
@@ -95,18 +132,32 @@ async fn a_stream_shows_one_revision_in_pieces() {
     world.commit(remove("/vlans/90")).await.unwrap();
     let rest = collect(stream).await;
     let answers: Vec<pb::ListResponse> = std::iter::once(Ok(first)).chain(rest).map(Result::unwrap).collect();
-    let revisions: Vec<u64> = answers.iter().map(|answer| answer.read_at.as_ref().unwrap().revision).collect();
+    let revisions: Vec<u64> = answers
+        .iter()
+        .map(|answer| answer.read_at.as_ref().unwrap().revision)
+        .collect();
     assert_eq!(revisions, [1, 1, 1]);
     expect![[r#"
         10#0 20#1 30#2 40#3, more after "40" from #4
         50#4 60#5 70#6 80#7, more after "80" from #8
-        90#8"#]].assert_eq(&answers.iter().map(line).collect::<Vec<_>>().join("\n"));
-    let request = pb::ListRequest { limit: 5, ..ask(None, 2, true) };
+        90#8"#]]
+    .assert_eq(&answers.iter().map(line).collect::<Vec<_>>().join("\n"));
+    let request = pb::ListRequest {
+        limit: 5,
+        ..ask(None, 2, true)
+    };
     let answers = collect(world.service.list_stream(request).await.unwrap()).await;
     expect![[r#"
         80#7 70#6, more after "70" from #5
         60#5 50#4, more after "50" from #3
-        40#3"#]].assert_eq(&answers.iter().map(|answer| line(answer.as_ref().unwrap())).collect::<Vec<_>>().join("\n"));
+        40#3"#]]
+    .assert_eq(
+        &answers
+            .iter()
+            .map(|answer| line(answer.as_ref().unwrap()))
+            .collect::<Vec<_>>()
+            .join("\n"),
+    );
 }
 
 #[tokio::test]
@@ -114,12 +165,28 @@ async fn an_answer_ends_before_it_grows_too_big_but_never_empty() {
     let world = world().await;
     let full = world.service.list(ask(None, 0, false)).await.unwrap();
     let bytes = |request: pb::ListRequest| async { world.service.list(request).await.unwrap() };
-    let small = bytes(pb::ListRequest { max_bytes: 800, ..ask(None, 0, false) }).await;
+    let small = bytes(pb::ListRequest {
+        max_bytes: 800,
+        ..ask(None, 0, false)
+    })
+    .await;
     assert!((2..9).contains(&small.nodes.len()) && small.more, "{}", line(&small));
-    let tiny = bytes(pb::ListRequest { max_bytes: 1, ..ask(None, 0, false) }).await;
+    let tiny = bytes(pb::ListRequest {
+        max_bytes: 1,
+        ..ask(None, 0, false)
+    })
+    .await;
     assert_eq!((tiny.nodes.len(), tiny.more), (1, true));
-    let bare = bytes(pb::ListRequest { no_values: true, ..ask(None, 0, false) }).await;
-    assert!(bare.nodes.iter().all(|node| node.value.is_none() && node.hash.len() == 64));
+    let bare = bytes(pb::ListRequest {
+        no_values: true,
+        ..ask(None, 0, false)
+    })
+    .await;
+    assert!(
+        bare.nodes
+            .iter()
+            .all(|node| node.value.is_none() && node.hash.len() == 64)
+    );
     assert_eq!(bare.container, full.container);
     assert_eq!(full.container.unwrap().count, 9);
 }
@@ -131,12 +198,22 @@ async fn only_containers_are_listed_and_lists_have_no_keys() {
     world.commit(replace("/clock/ntp_servers", servers)).await.unwrap();
     let mut lines = Vec::new();
     for (path, start) in [
-        ("/clock/ntp_servers", None), ("/clock/ntp_servers", Some(Start::FromIndex(1))),
-        ("/clock/ntp_servers", Some(Start::FromKey("0".into()))), ("/devices/olt-1", None), ("/", None), ("/nope", None),
-        ("/devices/none/ports", None), ("/devices/sw%2Fcore/ports", None), ("/vlans", Some(Start::AfterKey("x".into()))),
+        ("/clock/ntp_servers", None),
+        ("/clock/ntp_servers", Some(Start::FromIndex(1))),
+        ("/clock/ntp_servers", Some(Start::FromKey("0".into()))),
+        ("/devices/olt-1", None),
+        ("/", None),
+        ("/nope", None),
+        ("/devices/none/ports", None),
+        ("/devices/sw%2Fcore/ports", None),
+        ("/vlans", Some(Start::AfterKey("x".into()))),
         ("/devices", Some(Start::AfterKey("p/q".into()))),
     ] {
-        let request = pb::ListRequest { path: path.into(), start: start.clone(), ..Default::default() };
+        let request = pb::ListRequest {
+            path: path.into(),
+            start: start.clone(),
+            ..Default::default()
+        };
         let answer = world.service.list(request.clone()).await;
         let shown = answer.as_ref().map_or_else(refusal, line);
         lines.push(format!("{path} {start:?}: {shown}"));

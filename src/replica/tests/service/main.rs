@@ -1,5 +1,6 @@
 //! Every call of the API over a whole replica on a memory log and a memory store.
 
+mod any;
 mod at;
 mod diff;
 mod history;

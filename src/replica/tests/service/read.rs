@@ -10,7 +10,12 @@ fn shape(answer: &pb::GetResponse) -> String {
     }
     for node in &answer.nodes {
         let index = node.index.map(|index| format!(" #{index}")).unwrap_or_default();
-        lines.push(format!("{} key={:?}{index} {}", node.path, node.key, json(node.value.as_ref())));
+        lines.push(format!(
+            "{} key={:?}{index} {}",
+            node.path,
+            node.key,
+            json(node.value.as_ref())
+        ));
         lines.extend(node.children.iter().map(|row| format!("  {}", container(row))));
     }
     lines.join("\n")
@@ -18,7 +23,13 @@ fn shape(answer: &pb::GetResponse) -> String {
 
 fn container(row: &pb::Container) -> String {
     let hidden = if row.hidden { " hidden" } else { "" };
-    format!("{} {} {} of {}{hidden}", row.path, row.kind().as_str_name(), row.count, row.field)
+    format!(
+        "{} {} {} of {}{hidden}",
+        row.path,
+        row.kind().as_str_name(),
+        row.count,
+        row.field
+    )
 }
 
 // G1, G2, S5
@@ -27,8 +38,16 @@ async fn depth_counts_levels_and_hidden_children_are_counted() {
     let world = World::sample().await;
     let mut lines = Vec::new();
     for (path, depth) in [
-        ("/", 0), ("/", 1), ("/", -1), ("/clock", 0), ("/devices/olt-1", 0), ("/devices/olt-1", 1), ("/devices", 0), ("/devices", 1),
-        ("/devices/sw%2Fcore/ports", 0), ("/clock/ntp_servers", 0),
+        ("/", 0),
+        ("/", 1),
+        ("/", -1),
+        ("/clock", 0),
+        ("/devices/olt-1", 0),
+        ("/devices/olt-1", 1),
+        ("/devices", 0),
+        ("/devices", 1),
+        ("/devices/sw%2Fcore/ports", 0),
+        ("/clock/ntp_servers", 0),
     ] {
         let answer = world.get(path, depth, "").await.unwrap();
         lines.push(format!("--- {path} depth {depth}\n{}", shape(&answer)));
@@ -54,11 +73,11 @@ async fn depth_counts_levels_and_hidden_children_are_counted() {
         /clock key="" {}
         --- /devices/olt-1 depth 0
         type example.Device
-        /devices/olt-1 key="olt-1" {"id":"olt-1","address":"192.0.2.10","serial_number":"ALPHA","location":{"site":"berlin"}}
+        /devices/olt-1 key="olt-1" #0 {"id":"olt-1","address":"192.0.2.10","serial_number":"ALPHA","location":{"site":"berlin"}}
           /devices/olt-1/ports KEYED 3 of ports hidden
         --- /devices/olt-1 depth 1
         type example.Device
-        /devices/olt-1 key="olt-1" {"id":"olt-1","address":"192.0.2.10","serial_number":"ALPHA","location":{"site":"berlin"},"ports":[{"number":1,"label":"uplink"},{"number":2,"vlans":[100]},{"number":3}]}
+        /devices/olt-1 key="olt-1" #0 {"id":"olt-1","address":"192.0.2.10","serial_number":"ALPHA","location":{"site":"berlin"},"ports":[{"number":1,"label":"uplink"},{"number":2,"vlans":[100]},{"number":3}]}
           /devices/olt-1/ports KEYED 3 of ports
         --- /devices depth 0
         type example.Device
@@ -86,8 +105,16 @@ async fn what_is_not_there_says_which_part_of_the_path() {
     let world = World::sample().await;
     let mut lines = Vec::new();
     for (path, at) in [
-        ("/devices/none", ""), ("/devices/none/ports/1", ""), ("/devices/none/ports", ""), ("/devices/olt-1/ports/9", ""),
-        ("/none", ""), ("/name", ""), ("/clock/ntp_servers/0", ""), ("/vlans/100", "2"), ("/vlans", "0"), ("/clock", "0"),
+        ("/devices/none", ""),
+        ("/devices/none/ports/1", ""),
+        ("/devices/none/ports", ""),
+        ("/devices/olt-1/ports/9", ""),
+        ("/none", ""),
+        ("/name", ""),
+        ("/clock/ntp_servers/0", ""),
+        ("/vlans/100", "2"),
+        ("/vlans", "0"),
+        ("/clock", "0"),
     ] {
         lines.push(format!("{path} at {at:?}: {}", world.json(path, 0, at).await));
     }
@@ -103,7 +130,10 @@ async fn what_is_not_there_says_which_part_of_the_path() {
         /vlans at "0": 
         /clock at "0": {}"#]].assert_eq(&lines.join("\n"));
     let begun = World::begun().await;
-    assert_eq!(begun.json("/", 0, "").await, "SCHEMA_INVALID: the store has no schema yet");
+    assert_eq!(
+        begun.json("/", 0, "").await,
+        "SCHEMA_INVALID: the store has no schema yet"
+    );
 }
 
 // G5: the whole path is resolved in the past, so removed entries can be read.
@@ -112,7 +142,10 @@ async fn removed_elements_are_read_from_the_past() {
     let world = World::sample().await;
     let before = world.json("/", -1, "").await;
     world.commit(remove("/devices/olt-1")).await.unwrap();
-    assert_eq!(world.json("/devices/olt-1", 0, "").await, "NOT_FOUND at /devices/olt-1: no such key: /devices/olt-1 at revision 5");
+    assert_eq!(
+        world.json("/devices/olt-1", 0, "").await,
+        "NOT_FOUND at /devices/olt-1: no such key: /devices/olt-1 at revision 5"
+    );
     assert_eq!(world.json("/", -1, "4").await, before);
     assert_eq!(world.json("/", -1, "latest~1").await, before);
     assert_eq!(world.json("/", -1, "0").await, "{}");
@@ -124,7 +157,10 @@ async fn one_value_in_four_formats() {
     let world = World::sample().await;
     let mut lines = Vec::new();
     for format in [pb::Format::Json, pb::Format::Text, pb::Format::Yaml, pb::Format::Proto] {
-        let request = pb::GetRequest { format: format.into(), ..get("/devices/sw%2Fcore") };
+        let request = pb::GetRequest {
+            format: format.into(),
+            ..get("/devices/sw%2Fcore")
+        };
         let node = world.service.get(request).await.unwrap().nodes.remove(0);
         lines.push(match node.value.unwrap().form.unwrap() {
             value::Form::Json(text) | value::Form::Text(text) | value::Form::Yaml(text) => text,
@@ -146,7 +182,8 @@ async fn one_value_in_four_formats() {
           role: core
 
         b"\n\x07sw/coreB\x0c\n\x04role\x12\x04core"
-        INVALID_PATH: format 9 does not exist"#]].assert_eq(&lines.join("\n"));
+        INVALID_PATH: format 9 does not exist"#]]
+    .assert_eq(&lines.join("\n"));
 }
 
 #[tokio::test]
@@ -171,7 +208,12 @@ async fn masks_depths_and_sizes_bound_what_is_shown() {
         ask("/devices", 0, &[], 500),
     ] {
         lines.push(match world.service.get(request).await {
-            Ok(answer) => answer.nodes.iter().map(|node| json(node.value.as_ref())).collect::<Vec<_>>().join(" "),
+            Ok(answer) => answer
+                .nodes
+                .iter()
+                .map(|node| json(node.value.as_ref()))
+                .collect::<Vec<_>>()
+                .join(" "),
             Err(status) => refusal(&status),
         });
     }
@@ -194,11 +236,19 @@ async fn hashes_are_those_of_the_revision_shown() {
     let root = world.get("/", 0, "").await.unwrap();
     let read_at = root.read_at.unwrap();
     assert_eq!(read_at.root, root.nodes[0].hash);
-    assert_eq!((read_at.revision, read_at.position, read_at.store.as_str()), (4, 5, "network"));
+    assert_eq!(
+        (read_at.revision, read_at.position, read_at.store.as_str()),
+        (4, 5, "network")
+    );
     let past = world.get("/", 0, "2").await.unwrap();
     assert_eq!(past.read_at.unwrap().root, past.nodes[0].hash);
     // The hash of nothing: formats.md 3.
-    let empty = world.get("/devices/sw%2Fcore/ports", 0, "").await.unwrap().container.unwrap();
+    let empty = world
+        .get("/devices/sw%2Fcore/ports", 0, "")
+        .await
+        .unwrap()
+        .container
+        .unwrap();
     assert_eq!((empty.count, empty.hash), (0, "0".repeat(64)));
 }
 
@@ -206,11 +256,19 @@ async fn hashes_are_those_of_the_revision_shown() {
 #[tokio::test]
 async fn the_past_is_shown_with_either_schema() {
     let world = World::sample().await;
-    let wider = network_with(|text| text.replace("string name = 1;\n\n  // A single", "string name = 1;\n  repeated Vlan more = 9 [(confold.v1.child_node) = {key: \"number\"}];\n  // A single"));
+    let wider = network_with(|text| {
+        text.replace(
+            "string name = 1;\n\n  // A single",
+            "string name = 1;\n  repeated Vlan more = 9 [(confold.v1.child_node) = {key: \"number\"}];\n  // A single",
+        )
+    });
     world.push(&wider, "").await.unwrap();
     world.commit(add("/more", r#"{"number": 1}"#)).await.unwrap();
     let ask = |schema_of_its_time| pb::GetRequest {
-        read: Some(pb::Read { schema_of_its_time, ..read("3") }),
+        read: Some(pb::Read {
+            schema_of_its_time,
+            ..read("3")
+        }),
         ..get("/more")
     };
     assert_eq!(world.service.get(ask(false)).await.unwrap().container.unwrap().count, 0);
@@ -222,9 +280,16 @@ async fn the_past_is_shown_with_either_schema() {
 async fn a_container_too_long_for_the_calling_thread_is_read_all_the_same() {
     let world = World::network().await;
     let vlans: Vec<String> = (1..=1_000).map(|number| format!(r#"{{"number": {number}}}"#)).collect();
-    world.commit(replace("/vlans", &format!(r#"{{"vlans": [{}]}}"#, vlans.join(",")))).await.unwrap();
+    world
+        .commit(replace("/vlans", &format!(r#"{{"vlans": [{}]}}"#, vlans.join(","))))
+        .await
+        .unwrap();
     let answer = world.get("/vlans", 0, "").await.unwrap();
     assert_eq!(answer.nodes.len(), 1_000);
-    let in_order = answer.nodes.iter().enumerate().all(|(at, node)| node.key == (at + 1).to_string() && node.index == Some(at as u64));
+    let in_order = answer
+        .nodes
+        .iter()
+        .enumerate()
+        .all(|(at, node)| node.key == (at + 1).to_string() && node.index == Some(at as u64));
     assert!(in_order);
 }

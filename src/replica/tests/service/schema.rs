@@ -44,7 +44,10 @@ async fn a_schema_is_looked_over_before_it_is_pushed() {
     // Back to the first: that would remove.
     found.push(lines(&world, network(), "", true).await);
     found.push(lines(&world, network(), "", false).await);
-    let retyped = network_with(|text| text.replace("string address = 2;", "bytes address = 2;").replace("Location location = 7;", "Location place = 7;"));
+    let retyped = network_with(|text| {
+        text.replace("string address = 2;", "bytes address = 2;")
+            .replace("Location location = 7;", "Location place = 7;")
+    });
     found.push(lines(&world, &retyped, "", true).await);
     found.push(lines(&world, &wider, "example.Device", true).await);
     expect![[r#"
@@ -117,14 +120,26 @@ async fn the_schema_of_any_state_can_be_read() {
     let wider = network_with(|text| text.replace("DISABLED = 2;", "DISABLED = 2;\n  FAILED = 3;"));
     world.push(&wider, "").await.unwrap();
     world.commit(add("/vlans", r#"{"number": 5}"#)).await.unwrap();
-    let get = |at: &str| world.service.get_schema(pb::GetSchemaRequest { read: Some(read(at)), ..Default::default() });
+    let get = |at: &str| {
+        world.service.get_schema(pb::GetSchemaRequest {
+            read: Some(read(at)),
+            ..Default::default()
+        })
+    };
     let mut found = Vec::new();
     for at in ["", "latest", "4", "pos:6", "1", "pos:1", "0", "9"] {
         found.push(match get(at).await {
             Ok(answer) => {
-                let which = if answer.descriptor_set == wider { "wider" } else { "first" };
+                let which = if answer.descriptor_set == wider {
+                    "wider"
+                } else {
+                    "first"
+                };
                 let revision = answer.read_at.unwrap().revision;
-                format!("{at}: r{revision} {which} of {} pushed at {}", answer.root_message, answer.position)
+                format!(
+                    "{at}: r{revision} {which} of {} pushed at {}",
+                    answer.root_message, answer.position
+                )
             }
             Err(status) => format!("{at}: {}", refusal(&status)),
         });
@@ -137,9 +152,14 @@ async fn the_schema_of_any_state_can_be_read() {
         1: r1 first of example.Network pushed at 1
         pos:1: r0 first of example.Network pushed at 1
         0: NOT_FOUND: no schema was in force at position 0
-        9: FUTURE: "9": revision 9 is not reached yet, the latest is 5"#]].assert_eq(&found.join("\n"));
+        9: FUTURE: "9": revision 9 is not reached yet, the latest is 5"#]]
+    .assert_eq(&found.join("\n"));
     let begun = World::begun().await;
-    let status = begun.service.get_schema(pb::GetSchemaRequest::default()).await.unwrap_err();
+    let status = begun
+        .service
+        .get_schema(pb::GetSchemaRequest::default())
+        .await
+        .unwrap_err();
     assert_eq!(code(&status), "NOT_FOUND");
 }
 
@@ -147,7 +167,15 @@ async fn the_schema_of_any_state_can_be_read() {
 #[tokio::test]
 async fn new_fields_can_be_written_at_once() {
     let world = World::sample().await;
-    assert_eq!(code(&world.commit(add("/vlans", r#"{"number": 5, "mtu": 9}"#)).await.unwrap_err()), "UNKNOWN_FIELD");
+    assert_eq!(
+        code(
+            &world
+                .commit(add("/vlans", r#"{"number": 5, "mtu": 9}"#))
+                .await
+                .unwrap_err()
+        ),
+        "UNKNOWN_FIELD"
+    );
     let wider = network_with(|text| text.replace("string name = 2;\n}", "string name = 2;\n  uint32 mtu = 3;\n}"));
     world.push(&wider, "").await.unwrap();
     world.commit(add("/vlans", r#"{"number": 5, "mtu": 9}"#)).await.unwrap();

@@ -4,17 +4,42 @@ use confold_wire::pb;
 use expect_test::expect;
 
 async fn tag(world: &World, name: &str, at: &str) -> String {
-    decided(&world.service.tag(pb::TagRequest { name: name.into(), at: at.into(), ..Default::default() }).await)
+    decided(
+        &world
+            .service
+            .tag(pb::TagRequest {
+                name: name.into(),
+                at: at.into(),
+                ..Default::default()
+            })
+            .await,
+    )
 }
 
 async fn untag(world: &World, names: &[&str]) -> String {
     let names = names.iter().map(|name| (*name).to_owned()).collect();
-    decided(&world.service.untag(pb::UntagRequest { names, ..Default::default() }).await)
+    decided(
+        &world
+            .service
+            .untag(pb::UntagRequest {
+                names,
+                ..Default::default()
+            })
+            .await,
+    )
 }
 
 async fn tags(world: &World) -> String {
-    let tags = world.service.list_tags(pb::ListTagsRequest::default()).await.unwrap().tags;
-    tags.iter().map(|tag| format!("{}=r{}", tag.name, tag.revision)).collect::<Vec<_>>().join(" ")
+    let tags = world
+        .service
+        .list_tags(pb::ListTagsRequest::default())
+        .await
+        .unwrap()
+        .tags;
+    tags.iter()
+        .map(|tag| format!("{}=r{}", tag.name, tag.revision))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 // T1, T2, T5
@@ -47,7 +72,14 @@ async fn tags_name_move_and_go() {
         untag(&world, &[]).await,
         tags(&world).await,
     ];
-    world.service.prune(pb::PruneRequest { floor: "3".into(), ..Default::default() }).await.unwrap();
+    world
+        .service
+        .prune(pb::PruneRequest {
+            floor: "3".into(),
+            ..Default::default()
+        })
+        .await
+        .unwrap();
     lines.push(tag(&world, "late", "1").await);
     lines.push(tag(&world, "late", "v1.0/rc-1").await);
     lines.push(tags(&world).await);
@@ -73,9 +105,22 @@ async fn tags_name_move_and_go() {
         v1.0/rc-1=r2
         PRUNED: revision 1 is gone: everything untagged up to 3 was pruned; the nearest that is kept is 2
         committed p16
-        late=r2 v1.0/rc-1=r2"#]].assert_eq(&lines.join("\n"));
-    let status = world.service.tag(pb::TagRequest { name: "x".into(), at: "1".into(), ..Default::default() }).await;
-    assert!(confold_wire::status::detail(&status.unwrap_err()).unwrap().hint.contains("revision 2"));
+        late=r2 v1.0/rc-1=r2"#]]
+    .assert_eq(&lines.join("\n"));
+    let status = world
+        .service
+        .tag(pb::TagRequest {
+            name: "x".into(),
+            at: "1".into(),
+            ..Default::default()
+        })
+        .await;
+    assert!(
+        confold_wire::status::detail(&status.unwrap_err())
+            .unwrap()
+            .hint
+            .contains("revision 2")
+    );
 }
 
 #[tokio::test]
@@ -84,7 +129,13 @@ async fn a_listed_tag_says_when_its_revision_was_made() {
     world.log.set_clock(confold_model::ids::Time(77_000));
     world.commit(add("/vlans", r#"{"number": 5}"#)).await.unwrap();
     tag(&world, "five", "").await;
-    let entry = world.service.list_tags(pb::ListTagsRequest::default()).await.unwrap().tags.remove(0);
+    let entry = world
+        .service
+        .list_tags(pb::ListTagsRequest::default())
+        .await
+        .unwrap()
+        .tags
+        .remove(0);
     let read_at = world.get("/", 0, "five").await.unwrap().read_at.unwrap();
     assert_eq!((entry.revision, entry.root, entry.time_ms), (5, read_at.root, 77_000));
 }

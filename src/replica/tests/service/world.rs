@@ -37,7 +37,12 @@ impl World {
         let store = Arc::new(MemoryStore::new());
         let handle = open(&log, &store).await;
         let service = Service::with_options(vec![handle.clone()], options);
-        World { log, store, handle, service }
+        World {
+            log,
+            store,
+            handle,
+            service,
+        }
     }
 
     /// With the schema of schemas/examples/network.proto.
@@ -55,16 +60,34 @@ impl World {
     pub async fn sample() -> World {
         let world = World::network().await;
         world.commit(put("/devices/olt-1", OLT)).await.unwrap();
-        world.commit(put("/devices/sw%2Fcore", r#"{"id": "sw/core", "labels": {"role": "core"}}"#)).await.unwrap();
-        world.commit(put("/vlans/100", r#"{"number": 100, "name": "customers"}"#)).await.unwrap();
-        world.commit(put("/vlans/200", r#"{"number": 200, "name": "management"}"#)).await.unwrap();
+        world
+            .commit(put(
+                "/devices/sw%2Fcore",
+                r#"{"id": "sw/core", "labels": {"role": "core"}}"#,
+            ))
+            .await
+            .unwrap();
+        world
+            .commit(put("/vlans/100", r#"{"number": 100, "name": "customers"}"#))
+            .await
+            .unwrap();
+        world
+            .commit(put("/vlans/200", r#"{"number": 200, "name": "management"}"#))
+            .await
+            .unwrap();
         world
     }
 
     pub async fn push(&self, descriptor_set: &[u8], root: &str) -> Result<pb::PushSchemaResponse, Status> {
         let descriptor_set = descriptor_set.to_vec().into();
         let root_message = root.to_owned();
-        self.service.push_schema(pb::PushSchemaRequest { descriptor_set, root_message, ..Default::default() }).await
+        self.service
+            .push_schema(pb::PushSchemaRequest {
+                descriptor_set,
+                root_message,
+                ..Default::default()
+            })
+            .await
     }
 
     pub async fn commit(&self, operation: pb::TextOperation) -> Result<pb::Decision, Status> {
@@ -72,17 +95,33 @@ impl World {
     }
 
     pub async fn commit_all(&self, operations: Vec<pb::TextOperation>) -> Result<pb::Decision, Status> {
-        self.service.commit(pb::CommitRequest { operations, ..Default::default() }).await
+        self.service
+            .commit(pb::CommitRequest {
+                operations,
+                ..Default::default()
+            })
+            .await
     }
 
     pub async fn get(&self, path: &str, depth: i32, at: &str) -> Result<pb::GetResponse, Status> {
-        self.service.get(pb::GetRequest { depth, read: Some(read(at)), ..get(path) }).await
+        self.service
+            .get(pb::GetRequest {
+                depth,
+                read: Some(read(at)),
+                ..get(path)
+            })
+            .await
     }
 
     /// The value at a path as JSON, or the refusal.
     pub async fn json(&self, path: &str, depth: i32, at: &str) -> String {
         match self.get(path, depth, at).await {
-            Ok(answer) => answer.nodes.iter().map(|node| json(node.value.as_ref())).collect::<Vec<_>>().join("\n"),
+            Ok(answer) => answer
+                .nodes
+                .iter()
+                .map(|node| json(node.value.as_ref()))
+                .collect::<Vec<_>>()
+                .join("\n"),
             Err(status) => refusal(&status),
         }
     }
@@ -123,7 +162,9 @@ pub fn network() -> &'static [u8] {
     static SET: OnceLock<Vec<u8>> = OnceLock::new();
     SET.get_or_init(|| {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas/examples/network.proto");
-        confold_wire::schema_source::descriptor_set_of(&file, &[]).unwrap().descriptor_set
+        confold_wire::schema_source::descriptor_set_of(&file, &[])
+            .unwrap()
+            .descriptor_set
     })
 }
 
@@ -137,23 +178,39 @@ pub fn network_with(change: impl Fn(String) -> String) -> Vec<u8> {
 pub fn descriptor_set(text: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("network.proto"), text).unwrap();
-    confold_wire::schema_source::descriptor_set_of(folder.path(), &[]).unwrap().descriptor_set
+    confold_wire::schema_source::descriptor_set_of(folder.path(), &[])
+        .unwrap()
+        .descriptor_set
 }
 
 pub fn read(at: &str) -> pb::Read {
-    pb::Read { at: at.to_owned(), ..Default::default() }
+    pb::Read {
+        at: at.to_owned(),
+        ..Default::default()
+    }
 }
 
 pub fn get(path: &str) -> pb::GetRequest {
-    pb::GetRequest { path: path.to_owned(), format: pb::Format::Json.into(), ..Default::default() }
+    pb::GetRequest {
+        path: path.to_owned(),
+        format: pb::Format::Json.into(),
+        ..Default::default()
+    }
 }
 
 pub fn value(text: &str) -> pb::Value {
-    pb::Value { form: Some(value::Form::Json(text.to_owned())), r#type: String::new() }
+    pb::Value {
+        form: Some(value::Form::Json(text.to_owned())),
+        r#type: String::new(),
+    }
 }
 
 fn operation(path: &str, kind: text_operation::Kind) -> pb::TextOperation {
-    pb::TextOperation { path: path.to_owned(), kind: Some(kind), ..Default::default() }
+    pb::TextOperation {
+        path: path.to_owned(),
+        kind: Some(kind),
+        ..Default::default()
+    }
 }
 
 pub fn update(path: &str, text: &str) -> pb::TextOperation {
@@ -162,7 +219,13 @@ pub fn update(path: &str, text: &str) -> pb::TextOperation {
 
 pub fn masked(path: &str, text: &str, mask: &[&str]) -> pb::TextOperation {
     let mask = mask.iter().map(|name| (*name).to_owned()).collect();
-    operation(path, text_operation::Kind::Update(pb::TextUpdate { value: Some(value(text)), mask }))
+    operation(
+        path,
+        text_operation::Kind::Update(pb::TextUpdate {
+            value: Some(value(text)),
+            mask,
+        }),
+    )
 }
 
 pub fn add(path: &str, text: &str) -> pb::TextOperation {
@@ -182,7 +245,10 @@ pub fn remove(path: &str) -> pb::TextOperation {
 }
 
 pub fn strict(operation: pb::TextOperation) -> pb::TextOperation {
-    pb::TextOperation { strict: true, ..operation }
+    pb::TextOperation {
+        strict: true,
+        ..operation
+    }
 }
 
 pub fn json(value: Option<&pb::Value>) -> String {
@@ -201,7 +267,11 @@ pub fn refusal(status: &Status) -> String {
 }
 
 pub fn error_line(detail: &pb::ErrorDetail) -> String {
-    let at = if detail.path.is_empty() { String::new() } else { format!(" at {}", detail.path) };
+    let at = if detail.path.is_empty() {
+        String::new()
+    } else {
+        format!(" at {}", detail.path)
+    };
     format!("{}{at}: {}", detail.code, detail.detail)
 }
 
@@ -242,7 +312,10 @@ pub fn decision_line(decision: &pb::Decision) -> String {
 
 pub async fn collect<T>(mut stream: Stream<Result<T, Status>>) -> Vec<Result<T, Status>> {
     let mut found = Vec::new();
-    while let Some(item) = tokio::time::timeout(SOON, stream.next()).await.expect("the stream goes on") {
+    while let Some(item) = tokio::time::timeout(SOON, stream.next())
+        .await
+        .expect("the stream goes on")
+    {
         found.push(item);
     }
     found
@@ -254,5 +327,9 @@ pub fn event_id(seen: u64, nonce: u8) -> String {
 }
 
 pub fn proposal(event_id: &str) -> Option<pb::Proposal> {
-    Some(pb::Proposal { event_id: event_id.to_owned(), author: "ada".to_owned(), ..Default::default() })
+    Some(pb::Proposal {
+        event_id: event_id.to_owned(),
+        author: "ada".to_owned(),
+        ..Default::default()
+    })
 }

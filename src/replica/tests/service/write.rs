@@ -15,31 +15,34 @@ async fn outcomes(world: &World, operations: Vec<pb::TextOperation>) -> String {
 #[tokio::test]
 async fn adding_putting_and_removing_elements() {
     let world = World::network().await;
-    let lines = outcomes(&world, vec![
-        add("/devices", OLT),
-        add("/devices", OLT),
-        add("/devices/olt-2", r#"{"id": "olt-2"}"#),
-        add("/devices/olt-3", r#"{"id": "olt-4"}"#),
-        add("/devices", r#"{"address": "no id"}"#),
-        add("/devices/olt-1/ports", r#"{"number": 7}"#),
-        add("/devices/olt-9/ports", r#"{"number": 7}"#),
-        add("/", "{}"),
-        add("/clock", "{}"),
-        add("/clock/ntp_servers", r#"{"address": "a"}"#),
-        add("/devices", r#"{"id": "x", "ports": [{"number": 1}, {"number": 1}]}"#),
-        add("/devices", r#"{"id": "x", "nme": "typo"}"#),
-        add("/devices", r#"{"id": "x", "admin_state": "ON"}"#),
-        put("/devices/olt-5", r#"{"id": "olt-5"}"#),
-        put("/devices/olt-5", r#"{"id": "olt-5"}"#),
-        put("/devices/olt-9/ports/1", r#"{"number": 1}"#),
-        put("/devices", r#"{"id": "olt-5"}"#),
-        remove("/devices/olt-5"),
-        remove("/devices/olt-5"),
-        remove("/clock"),
-        remove("/"),
-        remove("/devices"),
-        remove("/clock/ntp_servers"),
-    ])
+    let lines = outcomes(
+        &world,
+        vec![
+            add("/devices", OLT),
+            add("/devices", OLT),
+            add("/devices/olt-2", r#"{"id": "olt-2"}"#),
+            add("/devices/olt-3", r#"{"id": "olt-4"}"#),
+            add("/devices", r#"{"address": "no id"}"#),
+            add("/devices/olt-1/ports", r#"{"number": 7}"#),
+            add("/devices/olt-9/ports", r#"{"number": 7}"#),
+            add("/", "{}"),
+            add("/clock", "{}"),
+            add("/clock/ntp_servers", r#"{"address": "a"}"#),
+            add("/devices", r#"{"id": "x", "ports": [{"number": 1}, {"number": 1}]}"#),
+            add("/devices", r#"{"id": "x", "nme": "typo"}"#),
+            add("/devices", r#"{"id": "x", "admin_state": "ON"}"#),
+            put("/devices/olt-5", r#"{"id": "olt-5"}"#),
+            put("/devices/olt-5", r#"{"id": "olt-5"}"#),
+            put("/devices/olt-9/ports/1", r#"{"number": 1}"#),
+            put("/devices", r#"{"id": "olt-5"}"#),
+            remove("/devices/olt-5"),
+            remove("/devices/olt-5"),
+            remove("/clock"),
+            remove("/"),
+            remove("/devices"),
+            remove("/clock/ntp_servers"),
+        ],
+    )
     .await;
     expect![[r#"
         committed r1 p2
@@ -64,29 +67,36 @@ async fn adding_putting_and_removing_elements() {
         NOT_A_CONTAINER at /clock: only an element of a keyed container can be removed; a single child always exists
         NOT_A_CONTAINER at /: only an element of a keyed container can be removed; a single child always exists
         IS_A_CONTAINER at /devices: a remove names one element, /devices/KEY
-        NOT_KEYED at /clock/ntp_servers: ntp_servers is a keyless list: it changes as a whole, by replace"#]].assert_eq(&lines);
+        NOT_KEYED at /clock/ntp_servers: ntp_servers is a keyless list: it changes as a whole, by replace"#]]
+    .assert_eq(&lines);
 }
 
 // U1, U2, U3, U4, U5, U6, U7
 #[tokio::test]
 async fn updating_one_node() {
     let world = World::sample().await;
-    let lines = outcomes(&world, vec![
-        update("/devices/olt-1", r#"{"id": "olt-1", "description": "cellar"}"#),
-        update("/devices/olt-1", r#"{"id": "olt-1", "description": "cellar"}"#),
-        update("/devices/olt-1", r#"{"id": "olt-1", "ports": []}"#),
-        update("/devices/olt-1", r#"{"id": "olt-1", "ports": [{"number": 1}]}"#),
-        update("/devices/olt-1", r#"{"id": "olt-2"}"#),
-        update("/devices/olt-9", r#"{"id": "olt-9"}"#),
-        update("/devices", r#"{"id": "olt-1"}"#),
-        update("/clock/ntp_servers", "{}"),
-        update("/clock/ntp_servers/0", "{}"),
-        update("/clock", r#"{"timezone": "UTC"}"#),
-        update("/", r#"{"name": "lab"}"#),
-        strict(update("/devices/olt-1", r#"{"id": "olt-1", "serial_number": "BETA"}"#)),
-        update("/devices/olt-1", r#"{"id": "olt-1", "serial_number": "BETA", "uptime_seconds": "5"}"#),
-        strict(add("/devices", r#"{"id": "olt-7", "serial_number": "X"}"#)),
-    ])
+    let lines = outcomes(
+        &world,
+        vec![
+            update("/devices/olt-1", r#"{"id": "olt-1", "description": "cellar"}"#),
+            update("/devices/olt-1", r#"{"id": "olt-1", "description": "cellar"}"#),
+            update("/devices/olt-1", r#"{"id": "olt-1", "ports": []}"#),
+            update("/devices/olt-1", r#"{"id": "olt-1", "ports": [{"number": 1}]}"#),
+            update("/devices/olt-1", r#"{"id": "olt-2"}"#),
+            update("/devices/olt-9", r#"{"id": "olt-9"}"#),
+            update("/devices", r#"{"id": "olt-1"}"#),
+            update("/clock/ntp_servers", "{}"),
+            update("/clock/ntp_servers/0", "{}"),
+            update("/clock", r#"{"timezone": "UTC"}"#),
+            update("/", r#"{"name": "lab"}"#),
+            strict(update("/devices/olt-1", r#"{"id": "olt-1", "serial_number": "BETA"}"#)),
+            update(
+                "/devices/olt-1",
+                r#"{"id": "olt-1", "serial_number": "BETA", "uptime_seconds": "5"}"#,
+            ),
+            strict(add("/devices", r#"{"id": "olt-7", "serial_number": "X"}"#)),
+        ],
+    )
     .await;
     expect![[r#"
         committed r5 p6
@@ -111,20 +121,31 @@ async fn updating_one_node() {
 async fn a_mask_changes_its_fields_and_no_others() {
     let world = World::sample().await;
     let path = "/devices/olt-1";
-    let lines = outcomes(&world, vec![
-        masked(path, r#"{"description": "cellar"}"#, &["description"]),
-        masked(path, r#"{"location": {"latitude": 52.5}, "address": "ignored"}"#, &["location.latitude"]),
-        masked(path, "{}", &["address", "description"]),
-        masked(path, r#"{"location": {"site": "x"}}"#, &["location", "location.site", "location"]),
-        masked(path, "{}", &["nme"]),
-        masked(path, "{}", &["location.nme"]),
-        masked(path, "{}", &["description.x"]),
-        masked(path, "{}", &["labels.role"]),
-        masked(path, "{}", &["ports"]),
-        masked(path, "{}", &["uptime_seconds"]),
-        masked(path, "{}", &[""]),
-        masked(path, "{}", &["id"]),
-    ])
+    let lines = outcomes(
+        &world,
+        vec![
+            masked(path, r#"{"description": "cellar"}"#, &["description"]),
+            masked(
+                path,
+                r#"{"location": {"latitude": 52.5}, "address": "ignored"}"#,
+                &["location.latitude"],
+            ),
+            masked(path, "{}", &["address", "description"]),
+            masked(
+                path,
+                r#"{"location": {"site": "x"}}"#,
+                &["location", "location.site", "location"],
+            ),
+            masked(path, "{}", &["nme"]),
+            masked(path, "{}", &["location.nme"]),
+            masked(path, "{}", &["description.x"]),
+            masked(path, "{}", &["labels.role"]),
+            masked(path, "{}", &["ports"]),
+            masked(path, "{}", &["uptime_seconds"]),
+            masked(path, "{}", &[""]),
+            masked(path, "{}", &["id"]),
+        ],
+    )
     .await;
     expect![[r#"
         committed r5 p6
@@ -139,21 +160,31 @@ async fn a_mask_changes_its_fields_and_no_others() {
         INVALID_PATH at /devices/olt-1: mask example.Device.uptime_seconds: uptime_seconds is REAL_TIME, which is never stored
         NOT_FOUND at /devices/olt-1: mask : example.Device has no field ""; it has id, address, admin_state, description, serial_number, uptime_seconds, location, labels, ports
         INVALID_PATH at /devices/olt-1: example.Device.id: the key is empty; every element needs one"#]].assert_eq(&lines);
-    expect![[r#"{"id":"olt-1","serial_number":"ALPHA","location":{"site":"x"}}"#]].assert_eq(&world.json(path, 0, "").await);
+    expect![[r#"{"id":"olt-1","serial_number":"ALPHA","location":{"site":"x"}}"#]]
+        .assert_eq(&world.json(path, 0, "").await);
 }
 
 // U3, U4, D9: a deep replace is one event; a list is replaced as a whole.
 #[tokio::test]
 async fn replacing_subtrees_containers_and_lists() {
     let world = World::sample().await;
-    let lines = outcomes(&world, vec![
-        replace("/devices/olt-1", r#"{"id": "olt-1", "ports": [{"number": 9}, {"number": 4}]}"#),
-        replace("/devices/olt-9", r#"{"id": "olt-9"}"#),
-        replace("/clock/ntp_servers", r#"{"ntp_servers": [{"address": "b"}, {"address": "a"}]}"#),
-        replace("/clock/ntp_servers", r#"{"timezone": "UTC", "ntp_servers": []}"#),
-        replace("/vlans", r#"{"vlans": [{"number": 3}, {"number": 2}]}"#),
-        replace("/clock", r#"{"timezone": "UTC"}"#),
-    ])
+    let lines = outcomes(
+        &world,
+        vec![
+            replace(
+                "/devices/olt-1",
+                r#"{"id": "olt-1", "ports": [{"number": 9}, {"number": 4}]}"#,
+            ),
+            replace("/devices/olt-9", r#"{"id": "olt-9"}"#),
+            replace(
+                "/clock/ntp_servers",
+                r#"{"ntp_servers": [{"address": "b"}, {"address": "a"}]}"#,
+            ),
+            replace("/clock/ntp_servers", r#"{"timezone": "UTC", "ntp_servers": []}"#),
+            replace("/vlans", r#"{"vlans": [{"number": 3}, {"number": 2}]}"#),
+            replace("/clock", r#"{"timezone": "UTC"}"#),
+        ],
+    )
     .await;
     expect![[r#"
         committed r5 p6 [/devices/olt-1: the value was put in order]
@@ -171,9 +202,22 @@ async fn paths_that_are_none_are_refused_with_the_reason() {
     let world = World::sample().await;
     let long = format!("/devices/{}", "x".repeat(5_000));
     let paths = [
-        "devices/olt-1", "//devices/olt-1/", "/devices//ports", "/devices/olt-1//", "/name", "/nope/1", "/vlans/x",
-        "/vlans/007", "/vlans/-1", "/vlans/4294967296", "/devices/sw/core", "/devices/sw%2fcore", "/devices/a b",
-        "/clock/x", "/devices/olt-1/ports/1/x", &long,
+        "devices/olt-1",
+        "//devices/olt-1/",
+        "/devices//ports",
+        "/devices/olt-1//",
+        "/name",
+        "/nope/1",
+        "/vlans/x",
+        "/vlans/007",
+        "/vlans/-1",
+        "/vlans/4294967296",
+        "/devices/sw/core",
+        "/devices/sw%2fcore",
+        "/devices/a b",
+        "/clock/x",
+        "/devices/olt-1/ports/1/x",
+        &long,
     ];
     let mut lines = Vec::new();
     for path in paths {
@@ -216,15 +260,29 @@ async fn values_come_in_any_form_and_are_stored_in_one() {
     ];
     let mut lines = Vec::new();
     for (name, form) in forms {
-        let kind = text_operation::Kind::Put(pb::Value { form: Some(form), r#type: String::new() });
-        let operation = pb::TextOperation { path: "/devices/a".into(), kind: Some(kind), ..Default::default() };
+        let kind = text_operation::Kind::Put(pb::Value {
+            form: Some(form),
+            r#type: String::new(),
+        });
+        let operation = pb::TextOperation {
+            path: "/devices/a".into(),
+            kind: Some(kind),
+            ..Default::default()
+        };
         lines.push(format!("{name}: {}", decided(&world.commit(operation).await)));
     }
     // U2, A4: a value that says another type.
-    let named = |name: &str| pb::Value { r#type: name.into(), ..value(r#"{"id": "b"}"#) };
+    let named = |name: &str| pb::Value {
+        r#type: name.into(),
+        ..value(r#"{"id": "b"}"#)
+    };
     for name in ["example.Device", "example.Port"] {
         let kind = text_operation::Kind::Add(named(name));
-        let operation = pb::TextOperation { path: "/devices".into(), kind: Some(kind), ..Default::default() };
+        let operation = pb::TextOperation {
+            path: "/devices".into(),
+            kind: Some(kind),
+            ..Default::default()
+        };
         lines.push(format!("{name}: {}", decided(&world.commit(operation).await)));
     }
     expect![[r#"
@@ -239,7 +297,8 @@ async fn values_come_in_any_form_and_are_stored_in_one() {
         text of another type: UNKNOWN_FIELD at /devices/a: line 1 column 1: field 'number' not found for message 'example.Device'
         example.Device: committed r2 p6
         example.Port: TYPE_MISMATCH at /devices: a example.Device belongs here, the value is a example.Port"#]].assert_eq(&lines.join("\n"));
-    expect![[r#"{"id":"a","labels":{"b":"2","z":"1"},"ports":[{"number":1},{"number":2}]}"#]].assert_eq(&world.json("/devices/a", -1, "").await);
+    expect![[r#"{"id":"a","labels":{"b":"2","z":"1"},"ports":[{"number":1},{"number":2}]}"#]]
+        .assert_eq(&world.json("/devices/a", -1, "").await);
 }
 
 // X6: all or nothing, one revision. formats.md 4: no two operations on one path.
@@ -247,12 +306,28 @@ async fn values_come_in_any_form_and_are_stored_in_one() {
 async fn a_commit_is_one_revision_or_none() {
     let world = World::sample().await;
     let before = world.revision();
-    let several = vec![add("/vlans", r#"{"number": 1}"#), add("/vlans", r#"{"number": 2}"#), remove("/vlans/100")];
+    let several = vec![
+        add("/vlans", r#"{"number": 1}"#),
+        add("/vlans", r#"{"number": 2}"#),
+        remove("/vlans/100"),
+    ];
     let lines = [
         decided(&world.commit_all(several).await),
-        decided(&world.commit_all(vec![add("/vlans", r#"{"number": 3}"#), remove("/vlans/77")]).await),
-        decided(&world.commit_all(vec![update("/clock", "{}"), update("/clock", r#"{"timezone": "UTC"}"#)]).await),
-        decided(&world.commit_all(vec![remove("/devices/olt-1"), remove("/devices/olt-1/ports/1")]).await),
+        decided(
+            &world
+                .commit_all(vec![add("/vlans", r#"{"number": 3}"#), remove("/vlans/77")])
+                .await,
+        ),
+        decided(
+            &world
+                .commit_all(vec![update("/clock", "{}"), update("/clock", r#"{"timezone": "UTC"}"#)])
+                .await,
+        ),
+        decided(
+            &world
+                .commit_all(vec![remove("/devices/olt-1"), remove("/devices/olt-1/ports/1")])
+                .await,
+        ),
         decided(&world.commit_all(Vec::new()).await),
     ];
     expect![[r#"
@@ -270,11 +345,20 @@ async fn bases_and_guards_hold_or_say_what_stands_there() {
     let world = World::sample().await;
     let path = "/devices/olt-1";
     let (old_hash, old_data) = (world.hash(path).await, world.data_hash(path).await);
-    world.commit(masked(path, r#"{"description": "new"}"#, &["description"])).await.unwrap();
+    world
+        .commit(masked(path, r#"{"description": "new"}"#, &["description"]))
+        .await
+        .unwrap();
 
-    let with_base = |operation: pb::TextOperation, was| pb::TextOperation { base: Some(pb::TextBase { was: Some(was) }), ..operation };
+    let with_base = |operation: pb::TextOperation, was| pb::TextOperation {
+        base: Some(pb::TextBase { was: Some(was) }),
+        ..operation
+    };
     let guarded = |path: &str, expect| pb::CommitRequest {
-        guards: vec![pb::TextGuard { path: path.into(), expect: Some(expect) }],
+        guards: vec![pb::TextGuard {
+            path: path.into(),
+            expect: Some(expect),
+        }],
         operations: vec![update("/clock", r#"{"timezone": "UTC"}"#)],
         ..Default::default()
     };
@@ -283,11 +367,20 @@ async fn bases_and_guards_hold_or_say_what_stands_there() {
     let bases = vec![
         with_base(update(path, device), Was::Hash(old_data.clone())),
         with_base(update(path, device), Was::AsOf("4".into())),
-        with_base(masked(path, r#"{"address": "::1"}"#, &["address"]), Was::AsOf("4".into())),
-        with_base(masked(path, r#"{"description": "mine"}"#, &["description"]), Was::AsOf("1".into())),
+        with_base(
+            masked(path, r#"{"address": "::1"}"#, &["address"]),
+            Was::AsOf("4".into()),
+        ),
+        with_base(
+            masked(path, r#"{"description": "mine"}"#, &["description"]),
+            Was::AsOf("1".into()),
+        ),
         with_base(remove(path), Was::Hash(old_hash.clone())),
         with_base(put("/vlans/300", r#"{"number": 300}"#), Was::AsOf("latest".into())),
-        with_base(put("/vlans/300", r#"{"number": 300, "name": "x"}"#), Was::Absent(pb::Absent {})),
+        with_base(
+            put("/vlans/300", r#"{"number": 300, "name": "x"}"#),
+            Was::Absent(pb::Absent {}),
+        ),
         with_base(replace("/vlans", r#"{"vlans": []}"#), Was::AsOf("5".into())),
         with_base(update(path, device), Was::Hash("12".into())),
         with_base(update(path, device), Was::AsOf("99".into())),
@@ -331,22 +424,26 @@ async fn bases_and_guards_hold_or_say_what_stands_there() {
         GUARD_FAILED at /vlans: expected 7adf07a6ce05, found 01622762130b
         unchanged p23
         unchanged p24
-        NOT_FOUND: "nowhere": no tag or root is called "nowhere"; the store has no tags"#]].assert_eq(&lines.join("\n"));
+        NOT_FOUND: "nowhere": no tag or root is called "nowhere"; the store has no tags"#]]
+    .assert_eq(&lines.join("\n"));
 }
 
 #[tokio::test]
 async fn a_conflict_names_every_path_with_its_hashes() {
     let world = World::sample().await;
     let base = |operation: pb::TextOperation| pb::TextOperation {
-        base: Some(pb::TextBase { was: Some(text_base::Was::AsOf("4".into())) }),
+        base: Some(pb::TextBase {
+            was: Some(text_base::Was::AsOf("4".into())),
+        }),
         ..operation
     };
-    world.commit_all(vec![
-        update("/vlans/100", r#"{"number": 100, "name": "theirs"}"#),
-        remove("/vlans/200"),
-    ])
-    .await
-    .unwrap();
+    world
+        .commit_all(vec![
+            update("/vlans/100", r#"{"number": 100, "name": "theirs"}"#),
+            remove("/vlans/200"),
+        ])
+        .await
+        .unwrap();
     let ours = vec![
         base(update("/vlans/200", r#"{"number": 200, "name": "ours"}"#)),
         base(update("/vlans/100", r#"{"number": 100, "name": "ours"}"#)),
@@ -357,11 +454,21 @@ async fn a_conflict_names_every_path_with_its_hashes() {
     let rows: Vec<String> = detail
         .conflicts
         .iter()
-        .map(|row| format!("{} {} {} {} {}", row.path, row.kind, row.base.len(), row.ours.len(), row.theirs.len()))
+        .map(|row| {
+            format!(
+                "{} {} {} {} {}",
+                row.path,
+                row.kind,
+                row.base.len(),
+                row.ours.len(),
+                row.theirs.len()
+            )
+        })
         .collect();
     expect![[r#"
         /vlans/100 update 64 64 64
-        /vlans/200 update 64 64 0"#]].assert_eq(&rows.join("\n"));
+        /vlans/200 update 64 64 0"#]]
+    .assert_eq(&rows.join("\n"));
     assert_eq!(detail.position, Some(world.position()));
     assert!(!detail.event_id.is_empty() && !detail.token.is_empty() && !detail.hint.is_empty());
 }
@@ -370,7 +477,11 @@ async fn a_conflict_names_every_path_with_its_hashes() {
 #[tokio::test]
 async fn what_is_too_big_or_too_deep_is_refused() {
     let begin = confold_replica::Begin {
-        limits: confold_model::event::Limits { max_event_bytes: 15_000, key_bytes: 16, ..Default::default() },
+        limits: confold_model::event::Limits {
+            max_event_bytes: 15_000,
+            key_bytes: 16,
+            ..Default::default()
+        },
         ..Default::default()
     };
     let world = World::begun_with(begin, Default::default()).await;
@@ -378,18 +489,22 @@ async fn what_is_too_big_or_too_deep_is_refused() {
     let big = format!(r#"{{"timezone": "{}"}}"#, "x".repeat(20_000));
     let long_key = format!(r#"{{"id": "{}"}}"#, "k".repeat(17));
     let longest_key = format!(r#"{{"id": "{}"}}"#, "k".repeat(257));
-    let lines = outcomes(&world, vec![
-        update("/clock", &big),
-        add("/devices", &long_key),
-        add("/devices", &longest_key),
-        update("/clock", &format!("{}1{}", "[".repeat(200), "]".repeat(200))),
-    ])
+    let lines = outcomes(
+        &world,
+        vec![
+            update("/clock", &big),
+            add("/devices", &long_key),
+            add("/devices", &longest_key),
+            update("/clock", &format!("{}1{}", "[".repeat(200), "]".repeat(200))),
+        ],
+    )
     .await;
     expect![[r#"
         TOO_LARGE: the event has 20099 bytes, and the store takes at most 15000: split it into several commits
         LIMIT at /devices/kkkkkkkkkkkkkkkkk: a key has 17 bytes, the limit is 16
         LIMIT at /devices: example.Device.id: the key has 257 bytes; at most 256 are allowed
-        LIMIT at /clock: line 1 column 101: nested deeper than 100"#]].assert_eq(&lines);
+        LIMIT at /clock: line 1 column 101: nested deeper than 100"#]]
+    .assert_eq(&lines);
 }
 
 // formats.md 1: at most 64 messages deep, children and plain data together.
@@ -419,8 +534,15 @@ async fn a_value_nested_too_deep_is_refused_with_the_limit() {
             bytes = outer;
         }
         let form = Some(value::Form::Proto(bytes.into()));
-        let kind = text_operation::Kind::Put(pb::Value { form, r#type: String::new() });
-        pb::TextOperation { path: "/kids/x".into(), kind: Some(kind), ..Default::default() }
+        let kind = text_operation::Kind::Put(pb::Value {
+            form,
+            r#type: String::new(),
+        });
+        pb::TextOperation {
+            path: "/kids/x".into(),
+            kind: Some(kind),
+            ..Default::default()
+        }
     };
     for field in [2, 3] {
         let at_limit = decided(&world.commit(nested(field, 62)).await);
@@ -433,19 +555,44 @@ async fn a_value_nested_too_deep_is_refused_with_the_limit() {
 #[tokio::test]
 async fn incomplete_requests_say_what_is_missing() {
     let world = World::network().await;
-    let operation = |kind| pb::TextOperation { path: "/clock".into(), kind, ..Default::default() };
+    let operation = |kind| pb::TextOperation {
+        path: "/clock".into(),
+        kind,
+        ..Default::default()
+    };
     let update = text_operation::Kind::Update(pb::TextUpdate::default());
     let requests = [
-        pb::CommitRequest { operations: vec![operation(None)], ..Default::default() },
-        pb::CommitRequest { operations: vec![operation(Some(update.clone()))], ..Default::default() },
-        pb::CommitRequest { guards: vec![pb::TextGuard::default()], ..Default::default() },
         pb::CommitRequest {
-            operations: vec![pb::TextOperation { base: Some(pb::TextBase::default()), ..remove("/devices/x") }],
+            operations: vec![operation(None)],
             ..Default::default()
         },
-        pb::CommitRequest { store: "other".into(), ..Default::default() },
-        pb::CommitRequest { proposal: proposal("0f0f"), ..Default::default() },
-        pb::CommitRequest { proposal: proposal("-0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f"), ..Default::default() },
+        pb::CommitRequest {
+            operations: vec![operation(Some(update.clone()))],
+            ..Default::default()
+        },
+        pb::CommitRequest {
+            guards: vec![pb::TextGuard::default()],
+            ..Default::default()
+        },
+        pb::CommitRequest {
+            operations: vec![pb::TextOperation {
+                base: Some(pb::TextBase::default()),
+                ..remove("/devices/x")
+            }],
+            ..Default::default()
+        },
+        pb::CommitRequest {
+            store: "other".into(),
+            ..Default::default()
+        },
+        pb::CommitRequest {
+            proposal: proposal("0f0f"),
+            ..Default::default()
+        },
+        pb::CommitRequest {
+            proposal: proposal("-0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f"),
+            ..Default::default()
+        },
     ];
     let mut lines = Vec::new();
     for request in requests {
