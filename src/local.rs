@@ -11,7 +11,7 @@ use confold_cli::{Exit, Failure};
 use confold_log::file::{self, Copy, Identity, Origin, Tip};
 use confold_log::{Log, LogError, Record};
 use confold_model::event::{Limits, RetentionPolicy, WINDOW};
-use confold_model::ids::{Hash, Position, Time};
+use confold_model::ids::{Hash, Incarnation, Position, Time};
 use confold_model::objects::Objects;
 use confold_model::walk::Walk;
 use confold_replica::{Begin, Handle, Options};
@@ -42,7 +42,7 @@ impl Local for OnThisMachine {
         let begin = Begin { limits, window: options.window.unwrap_or(WINDOW), retention, ..Begin::default() };
         let (data, name) = (options.data.clone(), options.store.clone());
         let log_id = blocking(move || folder::create(&data, &name, &begin)).await?;
-        Ok(Initialised { store: options.store, log_id: hex(&log_id) })
+        Ok(Initialised { store: options.store, log_id: Incarnation(log_id).to_string() })
     }
 
     async fn serve(
@@ -308,8 +308,4 @@ pub(crate) fn failure(error: FolderError) -> Failure {
 
 pub(crate) fn internal(error: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Damaged, error.to_string())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

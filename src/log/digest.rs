@@ -1,23 +1,12 @@
 //! The log digest: one hash over everything up to a position.
 
-use confold_model::ids::{Hash, Position, Time};
-
-/// d(n) = H(`10` d(n-1) u64 n, i64 record time in ms, record bytes); d(-1) is [`Hash::ZERO`].
-///
-/// It needs no fold: two logs with the same d(n) hold the same records with the same times up to n.
-pub fn log_digest(before: Hash, position: Position, time: Time, record: &[u8]) -> Hash {
-    let mut preimage = Vec::with_capacity(49 + record.len());
-    preimage.push(0x10);
-    preimage.extend_from_slice(before.as_bytes());
-    preimage.extend_from_slice(&position.0.to_be_bytes());
-    preimage.extend_from_slice(&time.0.to_be_bytes());
-    preimage.extend_from_slice(record);
-    Hash::of(&preimage)
-}
+/// The model's own: it needs no fold, and two logs with the same d(n) hold the same records with the same times up to n.
+pub use confold_model::digest::log_digest;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use confold_model::ids::{Hash, Position, Time};
 
     #[test]
     fn the_digest_is_the_one_of_the_golden_vectors() {
