@@ -8,8 +8,8 @@ use confold_cli::local::{
     Access, Exported, Finding, InitOptions, Initialised, Level, Local, Scratch, ServeOptions, Serving,
 };
 use confold_cli::{Exit, Failure};
-use confold_log::file::{self, Copy, Identity, Origin, Tip};
-use confold_log::{Log, LogError, Record};
+use confold_log::file::{self, Copy, Identity, Origin};
+use confold_log::{Log, LogError, Record, Tip};
 use confold_model::event::{Limits, RetentionPolicy, WINDOW};
 use confold_model::ids::{Hash, Incarnation, Position, Time};
 use confold_model::objects::Objects;

@@ -33,14 +33,14 @@ use parking_lot::Mutex;
 
 pub use copy::{Copy, export};
 use disk::{Access, Disk, OsDisk};
-pub use frame::{Identity, Tip};
+pub use frame::Identity;
 pub use origin::Origin;
 use reader::FileReader;
 use tail::{Extent, Tail};
 pub use writer::STEPS;
 use writer::{Appender, Fault, Queue};
 
-use crate::{Fence, Log, LogError, Range, Reader};
+use crate::{Fence, Log, LogError, Range, Reader, Tip};
 
 /// Milliseconds since 1970, as the writer stamps them.
 pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;

@@ -38,6 +38,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use confold_model::ids::{Hash, Position, Time};
 
+use digest::log_digest;
+
 /// One record as it stands on a log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {
@@ -49,6 +51,42 @@ pub struct Record {
     /// d(position), the log digest up to and including this record. A log that does not store digests computes them on
     /// from a position whose digest it was given.
     pub digest: Hash,
+}
+
+/// Where a log stands before its next record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tip {
+    /// Of the next record.
+    pub position: Position,
+    /// d(position - 1).
+    pub digest: Hash,
+    /// Time of the record before; 0 when there is none.
+    pub time: Time,
+}
+
+impl Tip {
+    pub const START: Tip = Tip {
+        position: Position(0),
+        digest: Hash::ZERO,
+        time: Time(0),
+    };
+
+    /// The record that follows here with this time and these bytes; the tip moves behind it.
+    pub fn record(&mut self, time: Time, bytes: Bytes) -> Record {
+        let position = self.position;
+        let digest = log_digest(self.digest, position, time, &bytes);
+        *self = Tip {
+            position: position.next(),
+            digest,
+            time,
+        };
+        Record {
+            position,
+            time,
+            bytes,
+            digest,
+        }
+    }
 }
 
 impl fmt::Debug for Record {
@@ -98,6 +136,11 @@ pub trait Log: Send + Sync {
     /// `BelowStart` when it was trimmed away, `BeyondEnd` when the log is shorter than the caller believed: a log that lost
     /// its end must not be mistaken for one that has nothing new.
     fn reader(&self, from: Position) -> Result<Box<dyn Reader>, LogError>;
+
+    /// Tells the log a digest that the caller has computed or kept: what stands before `tip.position`. A log that stores
+    /// no digests needs one at or below a position before it can give a reader there, and computes on from the nearest; it
+    /// knows the one before position 0. Any other log ignores it. A wrong one shows, as the digests read from there are wrong.
+    fn anchor(&self, _tip: Tip) {}
 
     /// What a linearizable read has to wait for.
     fn fence(&self) -> Result<Fence, LogError>;

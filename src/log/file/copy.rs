@@ -7,10 +7,10 @@ use std::time::Duration;
 use confold_model::ids::Position;
 
 use super::disk::{Access, Disk, OsDisk};
-use super::frame::{RECORD_HEADER, Tip};
+use super::frame::RECORD_HEADER;
 use super::writer::{Appender, Fault};
 use super::{Options, Origin, begin, open};
-use crate::{Log, LogError, Range, Record};
+use crate::{Log, LogError, Range, Record, Tip};
 
 /// Writes a copy, record by record, into a folder of its own. It can be interrupted anywhere and gone on with.
 pub struct Copy {

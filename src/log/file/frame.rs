@@ -19,8 +19,7 @@
 use bytes::{Buf, BufMut, Bytes};
 use confold_model::ids::{Hash, Position, Time};
 
-use crate::Record;
-use crate::digest::log_digest;
+use crate::{Record, Tip};
 
 pub const FORMAT: u32 = 0;
 pub const SEGMENT_HEADER: usize = 104;
@@ -40,42 +39,6 @@ pub struct Identity {
     pub log_id: [u8; 16],
     /// Of this folder alone.
     pub transport_id: [u8; 16],
-}
-
-/// Where a log stands before its next record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Tip {
-    /// Of the next record.
-    pub position: Position,
-    /// d(position - 1).
-    pub digest: Hash,
-    /// Time of the record before; 0 when there is none.
-    pub time: Time,
-}
-
-impl Tip {
-    pub const START: Tip = Tip {
-        position: Position(0),
-        digest: Hash::ZERO,
-        time: Time(0),
-    };
-
-    /// The record that follows here with this time and these bytes; the tip moves behind it.
-    pub fn record(&mut self, time: Time, bytes: Bytes) -> Record {
-        let position = self.position;
-        let digest = log_digest(self.digest, position, time, &bytes);
-        *self = Tip {
-            position: position.next(),
-            digest,
-            time,
-        };
-        Record {
-            position,
-            time,
-            bytes,
-            digest,
-        }
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use confold_model::ids::Position;
 
 use super::disk::{Access, Disk, NotLocked};
-use super::frame::{Identity, Tip};
+use super::frame::Identity;
 use super::origin::{self, Origin};
 use super::segment::{Broken, Segment, name_of, place, start_of};
 use super::tail::Extent;
 use super::writer::{UNFINISHED, step};
 use super::{Cut, Options};
-use crate::LogError;
+use crate::{LogError, Tip};
 
 /// A folder whose every part that was looked at is sound.
 pub(super) struct Found {

@@ -13,9 +13,9 @@ use bytes::{Buf, BufMut};
 use confold_model::ids::{Hash, Position, Time};
 
 use super::disk::{Access, Disk, read_full, write_full};
-use super::frame::{FORMAT, Identity, Tip, take};
+use super::frame::{FORMAT, Identity, take};
 use super::segment::place;
-use crate::LogError;
+use crate::{LogError, Tip};
 
 pub(super) const NAME: &str = "origin";
 pub(super) const UNFINISHED: &str = "origin.tmp";

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use confold_model::ids::Position;
 
 use super::disk::{Access, Disk, DiskFile, read_full};
-use super::frame::{BATCH_HEADER, BatchHeader, SEGMENT_HEADER, SegmentHeader, Tip};
-use crate::{LogError, Record};
+use super::frame::{BATCH_HEADER, BatchHeader, SEGMENT_HEADER, SegmentHeader};
+use crate::{LogError, Record, Tip};
 
 /// How much a cursor asks the disk for at once, and keeps.
 const CHUNK: usize = 256 << 10;

@@ -8,8 +8,7 @@ use confold_model::ids::Position;
 use parking_lot::{Condvar, Mutex};
 
 use super::disk::Disk;
-use super::frame::Tip;
-use crate::{LogError, Range, Record, budget};
+use crate::{LogError, Range, Record, Tip, budget};
 
 /// Shared by the writer and all readers.
 pub(super) struct Tail {

@@ -10,10 +10,10 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Options;
 use super::disk::{Disk, DiskFile, write_full};
-use super::frame::{BATCH_MAX, Identity, RECORD_HEADER, SEGMENT_HEADER, SegmentHeader, Tip, encode_batch};
+use super::frame::{BATCH_MAX, Identity, RECORD_HEADER, SEGMENT_HEADER, SegmentHeader, encode_batch};
 use super::segment::{Segment, name_of, place};
 use super::tail::{Extent, Tail};
-use crate::{LogError, Record};
+use crate::{LogError, Record, Tip};
 
 /// A segment gets its name only once its header is durable; until then the file is called this.
 pub(super) const UNFINISHED: &str = "segment.tmp";

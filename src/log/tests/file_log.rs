@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::*;
-use confold_log::file::{Copy, FileLog, Identity, Options, Origin, Tip, export, system_clock};
-use confold_log::{Log, LogError, Range, Record};
+use confold_log::file::{Copy, FileLog, Identity, Options, Origin, export, system_clock};
+use confold_log::{Log, LogError, Range, Record, Tip};
 use confold_model::ids::{Hash, Time};
 use proptest::prelude::*;
 

@@ -4,7 +4,8 @@ mod common;
 
 use common::*;
 use confold_log::Log;
-use confold_log::file::{Copy, FileLog, Options, Origin, Tip};
+use confold_log::Tip;
+use confold_log::file::{Copy, FileLog, Options, Origin};
 use confold_model::ids::{Hash, Time};
 use std::sync::Arc;
 

@@ -1,0 +1,1 @@
+//! The log on one partition of a Kafka topic.
