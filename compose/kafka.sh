@@ -76,7 +76,7 @@ fetch() {
         command -v mvn >/dev/null 2>&1 || install maven
         echo "Fetching Kafka $kafka from Maven Central into $jars" >&2
         mkdir -p "$(dirname "$jars")"
-        new=$(mktemp -d "$jars.XXXXXX")
+        new=$(mktemp -d -p "$(dirname "$jars")")
         cat >"$new/pom.xml" <<POM
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
