@@ -3,7 +3,7 @@
 use crate::code::{Code, Rejection};
 use crate::digest::{self, HistoryLeaf};
 use crate::event::{self, Body, Event, Genesis};
-use crate::ids::{EventId, Hash, Position, Revision, Time};
+use crate::ids::{EventId, Hash, Incarnation, Position, Revision, Time};
 use crate::merge;
 use crate::objects::{Objects, ObjectsError};
 use crate::path::Path;
@@ -132,10 +132,11 @@ pub fn apply(state: &mut State, time: Time, record: &[u8], objects: &dyn Objects
                 Err(decision) => *decision,
                 Ok(mark) => {
                     fresh = mark;
-                    if matches!(event.body, Body::Clock) {
+                    let decision = decide(state, position, new_time, &event, objects)?;
+                    if matches!((&event.body, &decision.outcome), (Body::Clock, Outcome::Accepted)) {
                         new_time = time;
                     }
-                    decide(state, position, new_time, &event, objects)?
+                    decision
                 }
             }
         }
@@ -240,8 +241,8 @@ fn admit(state: &State, position: Position, event: &Event<'_>) -> Result<Option<
         let detail = format!("the id stands at position {} with another intent or principal", first.position);
         return reject(Code::IdReused, detail);
     }
-    if state.sealed {
-        return Err(Box::new(Decision::rejected(Code::Sealed, "the log was moved away")));
+    if state.sealed && !matches!(event.body, Body::Open { .. }) {
+        return reject(Code::Sealed, "the log was sealed to be moved; where it goes on, it was opened again".to_owned());
     }
     Ok(Some(intent))
 }
@@ -288,6 +289,13 @@ fn decide(
         Body::Withdraw { id } => withdraw(state, position, event, id),
         Body::Activation { level } => activate(state, position, *level),
         Body::Clock => Decision::changed(true),
+        Body::Seal => {
+            state.sealed = true;
+            Decision::changed(true)
+        }
+        Body::Open { incarnation, transport_id } => open(state, position, *incarnation, *transport_id),
+        // A sealed log is over: what it holds is decided, whoever announces what. A copy may end at the seal.
+        Body::Mark { .. } | Body::Checkpoint(_) if state.sealed => Decision::of(Outcome::Unchanged),
         Body::Mark { last_mark } => {
             let moved = *last_mark != state.last_mark;
             Decision { mark: !moved, ..Decision::changed(!moved) }
@@ -346,6 +354,19 @@ fn begin(state: &mut State, event: &Event<'_>, genesis: &Genesis) -> Decision {
     state.transport_id = genesis.transport_id;
     state.put_incarnation(Position(0), event.incarnation);
     state.put_level(Position(0), genesis.level);
+    Decision::of(Outcome::Accepted)
+}
+
+/// Another life of the log begins, here or on another transport: what was written for an earlier one is foreign from here
+/// on, so no incarnation comes twice.
+fn open(state: &mut State, position: Position, incarnation: Incarnation, transport_id: [u8; 16]) -> Decision {
+    if let Some(used) = state.incarnations().find(|row| row.incarnation == incarnation) {
+        let detail = format!("the incarnation {incarnation} began at position {} and cannot begin again", used.begin);
+        return Decision::rejected(Code::IdReused, detail);
+    }
+    state.put_incarnation(position, incarnation);
+    state.transport_id = transport_id;
+    state.sealed = false;
     Decision::of(Outcome::Accepted)
 }
 
@@ -503,6 +524,3 @@ fn activate(state: &mut State, position: Position, level: u32) -> Decision {
     state.put_level(position, level);
     Decision { halt: (level > event::LEVEL).then_some(level), ..Decision::of(Outcome::Accepted) }
 }
-
-#[cfg(test)]
-mod tests;

@@ -87,6 +87,16 @@ pub struct MarkRow {
     pub revision: Revision,
 }
 
+/// One life of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IncarnationRow {
+    /// Position of genesis or of the `open` that began it.
+    pub begin: Position,
+    pub incarnation: Incarnation,
+    /// First position that no longer belongs to it: that of the next `open`. None for the present one.
+    pub end: Option<Position>,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckpointRow {
     pub checkpoint: Checkpoint<'static>,
@@ -260,10 +270,19 @@ impl State {
         self.incarnation
     }
 
+    /// Every life of the log, the present one last.
+    pub fn incarnations(&self) -> impl DoubleEndedIterator<Item = IncarnationRow> + '_ {
+        self.incarnations.rows.iter().filter_map(|(key, row)| read_incarnation(key, row).ok())
+    }
+
     /// The log id: the first incarnation.
     pub fn log_id(&self) -> Incarnation {
-        let first = self.incarnations.rows.values().next().and_then(|row| read_incarnation(row).ok());
-        first.unwrap_or_default()
+        self.incarnations().next().map(|row| row.incarnation).unwrap_or_default()
+    }
+
+    /// The log was moved away, and was not opened again since.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
     }
 
     pub fn level(&self) -> u32 {
@@ -481,8 +500,8 @@ impl State {
         if let Some(row) = self.levels.rows.values().next_back() {
             self.level = Fields::new(row).next().transpose()?.map_or(Ok(0), |(_, value)| value.uint32())?;
         }
-        if let Some(row) = self.incarnations.rows.values().next_back() {
-            self.incarnation = read_incarnation(row)?;
+        if let Some((key, row)) = self.incarnations.rows.iter().next_back() {
+            self.incarnation = read_incarnation(key, row)?.incarnation;
         }
         let tagged: Vec<Revision> = self.tags().map(|(_, row)| row.revision).collect();
         for revision in tagged {
@@ -526,9 +545,19 @@ impl State {
         self.level = level;
     }
 
+    /// Begins an incarnation, and ends the one before it where there is one.
     pub(crate) fn put_incarnation(&mut self, at: Position, incarnation: Incarnation) {
-        let row = written(|out| proto::put_bytes(out, 1, &incarnation.0));
-        self.put_row(member::INCARNATIONS, &at.0.to_be_bytes(), row);
+        let last = self.incarnations().next_back();
+        let ended = last.filter(|last| last.begin < at).map(|last| IncarnationRow { end: Some(at), ..last });
+        let begun = IncarnationRow { begin: at, incarnation, end: None };
+        for row in ended.into_iter().chain([begun]) {
+            let bytes = written(|out| {
+                proto::put_bytes(out, 1, &row.incarnation.0);
+                // Of a field with presence the number 0 would be written too; no incarnation ends at genesis.
+                proto::put_uint(out, 2, row.end.unwrap_or_default().0);
+            });
+            self.put_row(member::INCARNATIONS, &row.begin.0.to_be_bytes(), bytes);
+        }
         self.incarnation = incarnation;
     }
 
@@ -600,11 +629,17 @@ fn read_position(key: &[u8]) -> Option<Position> {
     Some(Position(u64::from_be_bytes(key.try_into().ok()?)))
 }
 
-fn read_incarnation(row: &[u8]) -> Result<Incarnation, Malformed> {
-    match Fields::new(row).next().transpose()? {
-        Some((1, value)) => Ok(Incarnation(value.array("incarnation")?)),
-        _ => Err(Malformed("an incarnation row without its id".into())),
+fn read_incarnation(key: &[u8], row: &[u8]) -> Result<IncarnationRow, Malformed> {
+    let begin = read_position(key).ok_or_else(|| Malformed("an incarnation's key".into()))?;
+    let (mut incarnation, mut end) = (None, None);
+    for field in Fields::new(row) {
+        match field? {
+            (1, value) => incarnation = Some(Incarnation(value.array("incarnation")?)),
+            (_, value) => end = Some(Position(value.uint()?)),
+        }
     }
+    let incarnation = incarnation.ok_or_else(|| Malformed("an incarnation row without its id".into()))?;
+    Ok(IncarnationRow { begin, incarnation, end })
 }
 
 fn read_tag(row: &[u8]) -> Result<TagRow, Malformed> {

@@ -53,7 +53,7 @@ impl Texts<'_> {
     /// What an event that is no commit says.
     pub fn facts(&self, body: &Body<'_>) -> Vec<String> {
         match body {
-            Body::Commit(_) | Body::Clock | Body::Fence => Vec::new(),
+            Body::Commit(_) | Body::Clock | Body::Seal | Body::Fence => Vec::new(),
             Body::Genesis(genesis) => vec![
                 format!("store {}", genesis.store_name),
                 format!("log id {}", hex::encode(genesis.log_id)),
@@ -82,6 +82,13 @@ impl Texts<'_> {
             Body::Prune { floor: None } => vec!["as the retention policy decides".to_owned()],
             Body::Withdraw { id } => vec![format!("event {id}")],
             Body::Activation { level } => vec![format!("level {level}")],
+            Body::Open {
+                incarnation,
+                transport_id,
+            } => vec![
+                format!("incarnation {incarnation}"),
+                format!("transport {}", hex::encode(transport_id)),
+            ],
             Body::Mark { last_mark } => vec![format!("last mark at position {last_mark}")],
             Body::Checkpoint(checkpoint) => vec![
                 format!(
