@@ -404,7 +404,7 @@ impl<'a> Checkpoint<'a> {
 fn write_commit(out: &mut Vec<u8>, commit: &Commit<'_>) {
     for guard in &commit.guards {
         proto::put_message(out, 1, |out| {
-            write_steps(out, &guard.path);
+            write_steps(out, 1, &guard.path);
             match &guard.expect {
                 Expect::Subtree(hash) => proto::put_bytes(out, 2, &hash.0),
                 Expect::Data(hash) => proto::put_bytes(out, 3, &hash.0),
@@ -418,9 +418,10 @@ fn write_commit(out: &mut Vec<u8>, commit: &Commit<'_>) {
     }
 }
 
-fn write_steps(out: &mut Vec<u8>, path: &Path) {
+/// A path as the repeated field `number`.
+pub(crate) fn write_steps(out: &mut Vec<u8>, number: u32, path: &Path) {
     for step in &path.steps {
-        proto::put_message(out, 1, |out| {
+        proto::put_message(out, number, |out| {
             proto::put_uint(out, 1, step.field.into());
             proto::put_bytes(out, 2, step.key.as_deref().unwrap_or_default());
         });
@@ -428,7 +429,7 @@ fn write_steps(out: &mut Vec<u8>, path: &Path) {
 }
 
 fn write_operation(out: &mut Vec<u8>, operation: &Operation<'_>) {
-    write_steps(out, &operation.path);
+    write_steps(out, 1, &operation.path);
     proto::put_uint(out, 2, operation.strict.into());
     match &operation.base {
         None => {}
@@ -636,7 +637,7 @@ fn read_commit(bytes: &[u8]) -> Result<Commit<'_>, Malformed> {
     Ok(commit)
 }
 
-fn read_step(bytes: &[u8]) -> Result<Step, Malformed> {
+pub(crate) fn read_step(bytes: &[u8]) -> Result<Step, Malformed> {
     let mut step = Step { field: 0, key: None };
     for field in Fields::new(bytes) {
         match field? {
