@@ -5,6 +5,7 @@
 
 use crate::ids::{EventId, Hash, Incarnation, Position, Revision};
 use crate::path::{Path, Step};
+use crate::policy::{Policy, Reach};
 use crate::proto::{self, Fields};
 use crate::schema::Schema;
 use crate::wire_bytes::Cursor;
@@ -41,6 +42,8 @@ pub enum Body<'a> {
     Untag { names: Vec<Cow<'a, str>> },
     Retention(RetentionPolicy),
     Prune { floor: Option<Revision> },
+    /// `replaces`: position of the policy that its author saw in force, 0 where there was none.
+    Policy { policy: Policy, replaces: Position },
     Withdraw { id: EventId },
     Activation { level: u32 },
     Clock,
@@ -161,6 +164,14 @@ impl OperationKind<'_> {
             OperationKind::Remove => "remove",
         }
     }
+
+    /// An update keeps what is below; the others take or make it.
+    pub fn reach(&self) -> Reach {
+        match self {
+            OperationKind::Update { .. } => Reach::Node,
+            _ => Reach::Subtree,
+        }
+    }
 }
 
 impl Body<'_> {
@@ -178,6 +189,7 @@ impl Body<'_> {
             Body::Untag { .. } => "untag",
             Body::Retention(_) => "retention",
             Body::Prune { .. } => "prune",
+            Body::Policy { .. } => "policy",
             Body::Withdraw { .. } => "withdraw",
             Body::Activation { .. } => "activation",
             Body::Clock => "clock",
@@ -278,6 +290,7 @@ fn write_body(out: &mut Vec<u8>, body: &Body<'_>) {
                 proto::put_varint(out, floor.0);
             }
         }),
+        Body::Policy { policy, replaces } => proto::put_message(out, 24, |out| policy.write(*replaces, out)),
         Body::Withdraw { id } => proto::put_message(out, 25, |out| {
             proto::put_message(out, 1, |out| write_id(out, id));
         }),
@@ -299,7 +312,7 @@ fn write_body(out: &mut Vec<u8>, body: &Body<'_>) {
     }
 }
 
-const LATER: [(u32, &str); 2] = [(23, "trim"), (24, "policy")];
+const LATER: [(u32, &str); 1] = [(23, "trim")];
 
 fn write_genesis(out: &mut Vec<u8>, genesis: &Genesis) {
     proto::put_bytes(out, 1, &genesis.log_id);
@@ -551,6 +564,10 @@ fn read_body(number: u32, bytes: &[u8]) -> Result<Body<'_>, Malformed> {
         22 => {
             let floor = Fields::new(bytes).next().transpose()?.map(|(_, value)| value.uint()).transpose()?;
             Body::Prune { floor: floor.map(Revision) }
+        }
+        24 => {
+            let (policy, replaces) = Policy::read(bytes)?;
+            Body::Policy { policy, replaces }
         }
         25 => Body::Withdraw { id: read_id(single_message(bytes, "withdraw without an event id")?)? },
         26 => {

@@ -37,7 +37,7 @@ mod own {
 }
 
 /// The fold's own tables, as `State::load` wants them.
-const STATE_TABLES: [u16; 8] = [
+const STATE_TABLES: [u16; 9] = [
     0,
     member::SCHEMAS,
     member::LEVELS,
@@ -46,6 +46,7 @@ const STATE_TABLES: [u16; 8] = [
     member::CHECKPOINTS,
     member::INCARNATIONS,
     member::WINDOW,
+    member::POLICY,
 ];
 
 /// Own marks that are kept for comparing with what other replicas announce.
@@ -344,6 +345,7 @@ impl Folder {
             root_message: self.shown.root_message.clone(),
             schemas: self.shown.schemas.clone(),
             tags: self.shown.tags.clone(),
+            policy: state.policy().cloned(),
             limits: *state.limits(),
             retention: *state.retention(),
             window: state.window().width(),

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use confold_model::event::{Limits, RetentionPolicy};
 use confold_model::ids::{Hash, Incarnation, Position, Revision, Time};
 use confold_model::schema::Schema;
-use confold_model::state::{CheckpointRow, IncarnationRow, TagRow};
+use confold_model::state::{CheckpointRow, IncarnationRow, PolicyRow, TagRow};
 use confold_model::tree::Tree;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -46,6 +46,8 @@ pub struct View {
     /// Descriptor sets by the position of their event.
     pub schemas: Arc<BTreeMap<Position, Bytes>>,
     pub tags: Arc<BTreeMap<String, TagRow>>,
+    /// Who may do what. `None` while no policy was ever set; everything is allowed then, as under one without rules.
+    pub policy: Option<Arc<PolicyRow>>,
     pub limits: Limits,
     pub retention: RetentionPolicy,
     /// W: how many positions an event id stays usable.

@@ -12,7 +12,7 @@
 //! These lines of one case form one commit; `with seen=-3 id=NAME principal=P author=A` before them sets its envelope,
 //! `resend NAME` sends an earlier record again. Other commands are one event each: `schema NAME [ROOT]`, `tag NAME REV`,
 //! `untag NAME…`, `retention n=… age=…|all`, `prune [REV]`, `withdraw ID`, `activation N`, `clock MS`, `mark [POS]`,
-//! `checkpoint REPLICA POS level=N`, `fence`, `seal`, `open N [transport=N]`, `later N`, `raw HEX`, `skip N` (that many
+//! `checkpoint REPLICA POS level=N`, `fence`, `seal`, `open N [transport=N]`, `later`, `raw HEX`, `skip N` (that many
 //! fences), `time MS` (for the next records); `let LABEL` remembers the tree as it stands; `show PATH [@LABEL]`, `tags`,
 //! `incarnations`, `state` only print. Records carry the present incarnation unless told another one.
 
@@ -410,7 +410,7 @@ impl World {
                 writeln!(out, "transport {transport:02x}{}", if sealed { ", sealed" } else { "" }).unwrap();
                 return;
             }
-            "later" => Body::Later { name: ["trim", "policy"][number(words[0]) as usize] },
+            "later" => Body::Later { name: "trim" },
             other => panic!("unknown command {other:?} in {line:?}"),
         };
         let before = self.state.tree().clone();

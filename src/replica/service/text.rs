@@ -4,6 +4,7 @@ use super::Refusal;
 use super::read::Form;
 use super::refusal::hex;
 use confold_model::event::{Base, Body, Commit, Event, Expect, Operation, OperationKind, RetentionPolicy};
+use confold_model::ids::Position;
 use confold_model::path::{Path, Target};
 use confold_model::schema::{Schema, TypeId};
 use confold_wire::pb::{self, text_base, text_guard, text_operation};
@@ -80,6 +81,13 @@ impl Texts<'_> {
             Body::Retention(policy) => vec![retention(policy)],
             Body::Prune { floor: Some(floor) } => vec![format!("everything untagged up to revision {floor}")],
             Body::Prune { floor: None } => vec!["as the retention policy decides".to_owned()],
+            Body::Policy { policy, replaces } => vec![
+                format!("{} rules, {} tokens", policy.rules.len(), policy.tokens.len()),
+                match replaces {
+                    Position(0) => "the first policy".to_owned(),
+                    position => format!("in the place of the policy of position {position}"),
+                },
+            ],
             Body::Withdraw { id } => vec![format!("event {id}")],
             Body::Activation { level } => vec![format!("level {level}")],
             Body::Open {

@@ -1106,8 +1106,11 @@ impl Naive {
 
     fn checkpoint(&mut self, position: u64, message: &[u8]) -> Result<bool, u16> {
         let (replica, at) = (bytes_of(message, 1).to_vec(), number_of(message, 4));
-        if at >= position {
+        if at >= position || number_of(message, 7) >= position {
             return Err(FUTURE);
+        }
+        if bytes_of(message, 2).len() > 256 {
+            return Err(LIMIT);
         }
         if self
             .checkpoints
