@@ -315,6 +315,7 @@ fn member_name(number: u16) -> &'static str {
         member::CHECKPOINTS => "checkpoints",
         member::INCARNATIONS => "incarnations",
         member::WINDOW => "window of event ids",
+        member::POLICY => "access policy",
         _ => "a member of a later level",
     }
 }

@@ -19,7 +19,7 @@ use confold_model::event::{self, Body, Checkpoint, Event, Malformed};
 use confold_model::fold::{self, Applied, Outcome};
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
 use confold_model::objects::{Objects, ObjectsError};
-use confold_model::state::{CheckpointRow, State, TagRow, member};
+use confold_model::state::{CheckpointRow, IncarnationRow, State, TagRow, member};
 use confold_model::window::Entry;
 use confold_store::{Batch, Durability, Head, IdRow, RevisionRow, StateEdit, Store, StoreError, Touched};
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ mod own {
 }
 
 /// The fold's own tables, as `State::load` wants them.
-pub(crate) const STATE_TABLES: [u16; 8] = [
+pub(crate) const STATE_TABLES: [u16; 9] = [
     0,
     member::SCHEMAS,
     member::LEVELS,
@@ -50,6 +50,7 @@ pub(crate) const STATE_TABLES: [u16; 8] = [
     member::CHECKPOINTS,
     member::INCARNATIONS,
     member::WINDOW,
+    member::POLICY,
 ];
 
 /// Own marks that are kept for comparing with what other replicas announce.
@@ -180,6 +181,7 @@ struct Shown {
     checkpoints: Arc<Vec<CheckpointRow>>,
     agreement: Arc<Agreement>,
     kept: Arc<[KeptMark]>,
+    incarnations: Arc<Vec<IncarnationRow>>,
     root_message: Arc<str>,
 }
 
@@ -191,6 +193,7 @@ struct Stale {
     checkpoints: bool,
     /// Own marks, and those whose state is kept.
     kept: bool,
+    incarnations: bool,
 }
 
 impl Settlement {
@@ -272,7 +275,7 @@ impl Folder {
             keeping: Keeping::new(),
             voices: Voices::default(),
             shown: Shown::default(),
-            stale: Stale { tags: true, schemas: true, checkpoints: true, kept: true },
+            stale: Stale { tags: true, schemas: true, checkpoints: true, kept: true, incarnations: true },
             last_author: "".into(),
             before: Hash::ZERO,
             open: Open::default(),
@@ -372,11 +375,14 @@ impl Folder {
             level: state.level(),
             incarnation: state.incarnation(),
             log_id: state.log_id(),
+            incarnations: self.shown.incarnations.clone(),
+            sealed: state.is_sealed(),
             transport_id: state.transport_id(),
             schema: state.schema().cloned(),
             root_message: self.shown.root_message.clone(),
             schemas: self.shown.schemas.clone(),
             tags: self.shown.tags.clone(),
+            policy: state.policy().cloned(),
             limits: *state.limits(),
             retention: *state.retention(),
             window: state.window().width(),
@@ -462,6 +468,7 @@ impl Folder {
         match applied.body {
             "tag" | "untag" => self.stale.tags |= accepted,
             "schema" => self.stale.schemas |= accepted,
+            "genesis" | "open" => self.stale.incarnations |= accepted,
             "checkpoint" if accepted => {
                 self.stale.checkpoints = true;
                 self.compare(record);
@@ -571,6 +578,9 @@ impl Folder {
             let schemas = self.state.schemas();
             self.shown.schemas = Arc::new(schemas.map(|(at, set)| (at, Bytes::copy_from_slice(set))).collect());
             self.shown.root_message = self.state.root_message().into();
+        }
+        if stale.incarnations {
+            self.shown.incarnations = Arc::new(self.state.incarnations().collect());
         }
         if stale.checkpoints {
             self.shown.checkpoints = Arc::new(self.state.checkpoints().collect());
