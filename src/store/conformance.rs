@@ -571,6 +571,7 @@ impl History {
             head.applied = Position(head.applied.0.wrapping_add(1));
             let back = self.dice.below(60) == 0;
             head.time.0 += if back { -5_000 } else { self.dice.below(100) as i64 };
+            head.before = head.digest;
             head.digest = Hash::of(&[&head.digest.0[..], &head.time.0.to_be_bytes()].concat());
             let kind = self.dice.below(10);
             // At least two revisions, ids and touched paths in a batch that has the room.
@@ -856,6 +857,7 @@ pub fn head_at(position: u64) -> Head {
     Head {
         applied: Position(position),
         time: Time(1_000),
+        before: Hash::of(&[position.to_be_bytes(), [0; 8]].concat()),
         digest: Hash::of(&position.to_be_bytes()),
         chain: Hash::ZERO,
         root: Hash::ZERO,

@@ -125,6 +125,8 @@ pub struct Head {
     /// The last position folded.
     pub applied: Position,
     pub time: Time,
+    /// d(applied - 1): what a log that stores no digests must be told before it is asked for the record at `applied`.
+    pub before: Hash,
     /// d(applied), chain(applied): docs/formats.md 5.
     pub digest: Hash,
     pub chain: Hash,

@@ -279,6 +279,7 @@ impl Served {
             repeated,
             error,
             notes,
+            disputed: view.agreement.is_disputed(),
         }
     }
 

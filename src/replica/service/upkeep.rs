@@ -180,6 +180,12 @@ pub(super) fn status(served: &Served) -> pb::StatusResponse {
                 state: hex(&row.checkpoint.state),
                 durable: row.checkpoint.durable.0,
                 time_ms: row.time.0,
+                agrees: view
+                    .agreement
+                    .opinions
+                    .iter()
+                    .find(|one| one.replica == row.checkpoint.replica)
+                    .and_then(|one| one.agrees),
             })
             .collect(),
         limits: Some(limits(&view.limits)),
@@ -192,7 +198,7 @@ pub(super) fn status(served: &Served) -> pb::StatusResponse {
             .map(|(name, value)| pb::Counter { name, value })
             .collect(),
         token: token(&view, view.position),
-        disputed: false,
+        disputed: view.agreement.is_disputed(),
         replica: hex::encode(replica),
         uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
     }
@@ -281,7 +287,7 @@ impl Export {
             first_position: from.0,
             previous_digest: hex(&digest_before(&served, from)?),
         };
-        let reader = log.reader(from)?;
+        let reader = served.handle.reader(from)?;
         Ok(Export {
             reader,
             origin: Some(origin),

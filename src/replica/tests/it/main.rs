@@ -1,5 +1,6 @@
 //! A whole replica on a memory log and a memory store.
 
+mod agreement;
 mod convergence;
 mod drive;
 mod fencing;

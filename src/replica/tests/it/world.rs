@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use confold_log::memory::MemoryLog;
-use confold_log::{Fence, Log, LogError, Range, Reader};
+use confold_log::{Fence, Log, LogError, Range, Reader, Tip};
 use confold_model::event::{Body, Commit, Event, FORMAT, Operation, OperationKind};
 use confold_model::ids::{EventId, Hash, Incarnation, Position, Revision, Time};
 use confold_model::objects::{Objects, ObjectsError, ObjectsErrorCause};
@@ -112,6 +112,8 @@ impl World {
     pub fn begun_with(options: &Begin) -> World {
         let log = MemoryLog::new([7; 16]);
         assert!(begin(&log, "network", options).unwrap());
+        // As a log does that stores no digests: whoever reads tells it one near by.
+        log.forget_digests(64);
         World { log, store: Arc::default(), clock: Arc::default() }
     }
 
@@ -211,6 +213,8 @@ pub struct Faults {
     /// So many reads of objects fail.
     pub reads: u64,
     pub panic_on_read: bool,
+    /// The next object that names the first hash is read as naming the second: a leaf flipped in memory, once.
+    pub flip: Option<(Hash, Hash)>,
     /// Shown instead of the row that is there.
     pub row: Option<RevisionRow>,
     pub hold_commits: bool,
@@ -243,8 +247,14 @@ impl Objects for Faulty {
             let cause = ObjectsErrorCause::Unavailable("told to fail".to_owned());
             return Err(ObjectsError { hash: *hash, cause });
         }
-        drop(faults);
-        self.inner.object(hash)
+        let bytes = self.inner.object(hash)?;
+        if let Some((from, to)) = faults.flip
+            && let Some(at) = bytes.windows(32).position(|part| part == from.0)
+        {
+            faults.flip = None;
+            return Ok([&bytes[..at], &to.0, &bytes[at + 32..]].concat().into());
+        }
+        Ok(bytes)
     }
 }
 
@@ -396,6 +406,10 @@ impl Log for Unwell {
 
     fn reader(&self, from: Position) -> Result<Box<dyn Reader>, LogError> {
         Ok(Box::new(UnwellReader { inner: self.inner.reader(from)?, ill: self.ill.clone() }))
+    }
+
+    fn anchor(&self, tip: Tip) {
+        self.inner.anchor(tip);
     }
 
     fn fence(&self) -> Result<Fence, LogError> {

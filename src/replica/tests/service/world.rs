@@ -32,6 +32,7 @@ impl World {
 
     pub async fn begun_with(begin_as: Begin, options: ServiceOptions) -> World {
         let log = MemoryLog::new([7; 16]);
+        log.forget_digests(64);
         log.set_clock(Time(1_000));
         assert!(begin(&log, "network", &begin_as).unwrap());
         let store = Arc::new(MemoryStore::new());
