@@ -25,6 +25,8 @@ pub const MAX_PRINCIPAL_BYTES: usize = 256;
 pub const MAX_RULES: usize = 4_096;
 /// Limit on the tokens of a policy.
 pub const MAX_TOKENS: usize = 4_096;
+/// Limit on a policy's canonical bytes: every replica keeps it in memory, beside what is compiled from it.
+pub const MAX_POLICY_BYTES: usize = 1 << 20;
 
 /// Key derivation context of the hash of a token's secret; never changed.
 const TOKEN_CONTEXT: &str = "confold 2026-11 bearer token";
@@ -184,6 +186,13 @@ impl Policy {
         proto::put_uint(out, 3, replaces.0);
     }
 
+    /// As `write`, alone.
+    pub fn canonical(&self, replaces: Position) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(replaces, &mut out);
+        out
+    }
+
     /// Reads what has passed the envelope's tables: the policy and what it replaces. Whether it may come into force is for
     /// [`Policy::check`] to say.
     pub fn read(bytes: &[u8]) -> Result<(Policy, Position), Malformed> {
@@ -200,7 +209,7 @@ impl Policy {
 
     /// Whether the policy may come into force.
     ///
-    /// `LIMIT` for too many rules or tokens, for a principal that is empty, too long or has control characters, and for a path that is
+    /// `LIMIT` for too many rules, tokens or bytes, for a principal that is empty, too long or has control characters, and for a path that is
     /// too deep or has too long a key; `MALFORMED` for two tokens of one id, a token for [`EVERYBODY`], an expiry before 1970, a rule
     /// that allows nothing and forces nothing, a store-wide right below the root, and for rules of which none gives admin: such a policy
     /// could never be changed again.
@@ -214,6 +223,7 @@ impl Policy {
         };
         limit("rules", self.rules.len(), MAX_RULES)?;
         limit("tokens", self.tokens.len(), MAX_TOKENS)?;
+        limit("bytes", self.canonical(Position(0)).len(), MAX_POLICY_BYTES)?;
         self.rules.iter().try_for_each(Rule::check)?;
         let mut ids = BTreeSet::new();
         for token in &self.tokens {
@@ -662,6 +672,9 @@ impl<'a> Grants<'a> {
             | Body::Prune { floor: Some(_) }
             | Body::Activation { .. }
             | Body::Clock
+            | Body::Policy { .. }
+            | Body::Seal
+            | Body::Open { .. }
             | Body::Later { .. } => self.require(Right::Admin, &root),
             Body::Withdraw { .. } => match [Right::Write, Right::Tag, Right::Admin]
                 .iter()
