@@ -14,13 +14,16 @@
 //!
 //! Nothing of the client library is visible here.
 
+mod admin;
 mod anchors;
 mod ffi;
 mod notes;
+mod preflight;
 mod producer;
 mod reader;
 mod settings;
 mod shared;
+mod topic;
 mod watch;
 
 use std::path::PathBuf;
@@ -36,12 +39,15 @@ use confold_log::{Fence, Log, LogError, Range, Reader, Tip};
 use confold_model::ids::Position;
 use parking_lot::Mutex;
 
+pub use admin::{Admin, TopicError};
 use anchors::Anchors;
 use ffi::{Consumer, describe_topic};
+pub use preflight::{Finding, Preflight, Severity, Wanted};
 use producer::{Context, Events, Producer};
 use reader::KafkaReader;
 pub use settings::{ClientSettings, RECORD_ROOM, SettingsError};
 use shared::{ASK, EpochFloor, Frame, Line, Shared};
+pub use topic::NewTopic;
 
 /// How to open the log of a topic.
 #[derive(Clone)]
@@ -269,6 +275,10 @@ impl Log for KafkaLog {
             return Err(LogError::BeyondEnd { asked: from, end });
         }
         Ok(Box::new(KafkaReader::new(self.shared.clone(), from)?))
+    }
+
+    fn copied_to(&self) -> Position {
+        self.shared.frame.origin.map_or(Position(0), |origin| origin.end)
     }
 
     fn anchor(&self, tip: Tip) {
