@@ -207,7 +207,7 @@ pub fn create_on_kafka(dir: &Path, on: &OnKafka, options: &Begin) -> Result<Join
 }
 
 /// Refuses a folder that holds anything but a configuration without a log; makes it where it is missing.
-fn make_room(dir: &Path) -> Result<(), FolderError> {
+pub fn make_room(dir: &Path) -> Result<(), FolderError> {
     let io = |error| FolderError::Io(dir.to_owned(), error);
     if is_data_folder(dir)? || dir.join(STORE).exists() {
         return Err(FolderError::Exists(dir.to_owned()));
@@ -243,6 +243,19 @@ pub fn place(dir: &Path) -> Result<Place, FolderError> {
         _ if dir.join(LOG).is_dir() => Ok(Place::File(dir.join(LOG))),
         _ => Err(FolderError::NoStore(dir.to_owned())),
     }
+}
+
+/// Where a data folder keeps what it has folded.
+pub fn store_of(dir: &Path) -> PathBuf {
+    dir.join(STORE)
+}
+
+/// Puts a log that was left beside the data folder's own files, under a name that says so.
+pub fn keep_old_log(dir: &Path, log: &Path) -> Result<PathBuf, FolderError> {
+    let free = (1..).map(|number| dir.join(format!("{LOG}.moved-{number}"))).find(|name| !name.exists());
+    let aside = free.unwrap_or_else(|| dir.join(format!("{LOG}.moved")));
+    std::fs::rename(log, &aside).map_err(|error| FolderError::Io(log.to_owned(), error))?;
+    Ok(aside)
 }
 
 /// Opens the store of a data folder for reading and writing. A store that is damaged is set aside and built anew from

@@ -1,15 +1,18 @@
 //! What the command line needs of a disk: data folders made, opened, served, looked over and copied.
 
-use crate::folder::{self, DEFAULT_RETENTION, FolderError};
+use crate::config::Kafka;
+use crate::folder::{self, DEFAULT_RETENTION, FolderError, OnKafka};
+use crate::kafka::Shape;
 use crate::{Embedded, bench};
 use async_trait::async_trait;
 use confold_cli::bench::{Load, Measured, Part};
 use confold_cli::local::{
-    Access, Exported, Finding, InitOptions, Initialised, Level, Local, Scratch, ServeOptions, Serving,
+    Access, Exported, Finding, InitOptions, Initialised, KafkaOptions, Level, Local, Scratch, ServeOptions, Serving, TopicShape,
 };
 use confold_cli::{Exit, Failure};
 use confold_log::file::{self, Copy, Identity, Origin};
 use confold_log::{Log, LogError, Record, Tip};
+use confold_log_kafka::{ClientSettings, TopicError};
 use confold_model::event::{Limits, RetentionPolicy, WINDOW};
 use confold_model::ids::{Hash, Incarnation, Position, Time};
 use confold_model::objects::Objects;
@@ -19,6 +22,7 @@ use confold_server::{Server, StoreHealth};
 use confold_store::{Store, StoreError};
 use confold_wire::api::{Api, Stream};
 use confold_wire::{convert, pb};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -40,9 +44,23 @@ impl Local for OnThisMachine {
         let mut limits = Limits::default();
         limits.max_event_bytes = options.max_event_bytes.unwrap_or(limits.max_event_bytes);
         let begin = Begin { limits, window: options.window.unwrap_or(WINDOW), retention, ..Begin::default() };
-        let (data, name) = (options.data.clone(), options.store.clone());
-        let log_id = blocking(move || folder::create(&data, &name, &begin)).await?;
-        Ok(Initialised { store: options.store, log_id: Incarnation(log_id).to_string() })
+        let data = options.data.clone();
+        let Some(kafka) = options.kafka else {
+            let name = options.store.unwrap_or_else(|| "main".to_owned());
+            let store = name.clone();
+            let log_id = blocking(move || folder::create(&data, &name, &begin)).await?;
+            return Ok(Initialised { store, log_id: Incarnation(log_id).to_string(), joined: false, notes: Vec::new() });
+        };
+        let join = options.join.as_deref().map(log_id).transpose()?;
+        let create_topic = kafka.create_topic;
+        let on = OnKafka { kafka: kafka_config(kafka)?, create_topic: create_topic.map(shape), join, store_name: options.store };
+        let joined = blocking(move || folder::create_on_kafka(&data, &on, &begin)).await?;
+        Ok(Initialised {
+            store: joined.begun.store_name,
+            log_id: Incarnation(joined.begun.log_id).to_string(),
+            joined: joined.joined,
+            notes: joined.notes,
+        })
     }
 
     async fn serve(
@@ -133,6 +151,36 @@ impl Local for OnThisMachine {
     async fn bench(&self, part: Part, load: &Load) -> Result<Option<Measured>, Failure> {
         bench::run(part, load).await
     }
+}
+
+fn log_id(text: &str) -> Result<[u8; 16], Failure> {
+    let id = convert::parse_incarnation(text).map(|id| id.0);
+    id.map_err(|error| Failure::invalid(error.to_string()).hint("`confold status` of a replica of that store shows its log id"))
+}
+
+fn shape(asked: TopicShape) -> Shape {
+    Shape { replication: asked.replication, min_insync: asked.min_insync }
+}
+
+/// What a command line says of a topic, as a configuration.
+fn kafka_config(options: KafkaOptions) -> Result<Kafka, Failure> {
+    let mut settings = BTreeMap::new();
+    for (name, value) in options.settings {
+        if ClientSettings::is_secret(&name) {
+            let what = format!("{name} is a secret, and everybody on this machine can see command lines");
+            let hint = format!("write {name}.file=PATH, or name a file of settings with --kafka-config");
+            return Err(Failure::invalid(what).hint(hint));
+        }
+        settings.insert(name, value);
+    }
+    Ok(Kafka {
+        brokers: options.brokers,
+        topic: Some(options.topic),
+        dev_unsafe: options.dev_unsafe,
+        settings_file: options.settings_file,
+        settings,
+        ..Kafka::default()
+    })
 }
 
 async fn listen(store: &Embedded, address: SocketAddr, echo: bool) -> Result<Server, Failure> {
@@ -298,12 +346,18 @@ async fn blocking<T: Send + 'static>(
 pub(crate) fn failure(error: FolderError) -> Failure {
     let exit = match &error {
         FolderError::NoStore(_) | FolderError::Exists(_) | FolderError::NotEmpty(_) => Exit::Invalid,
+        FolderError::Config(_) | FolderError::Unsafe(_) | FolderError::OtherStore(..) => Exit::Invalid,
+        FolderError::Topic(TopicError::Denied { .. }) => Exit::Permission,
+        FolderError::Topic(TopicError::Unreachable { .. }) => Exit::Unavailable,
+        FolderError::Topic(_) | FolderError::Log(LogError::Missing { .. }) => Exit::Invalid,
         FolderError::Begin(_) => Exit::Invalid,
-        FolderError::Log(LogError::Corrupt { .. }) => Exit::Damaged,
+        FolderError::Log(LogError::Corrupt { .. } | LogError::Fenced { .. }) | FolderError::Stopped(..) => Exit::Damaged,
         FolderError::Store(error) if error.is_damage() => Exit::Damaged,
         _ => Exit::Unavailable,
     };
-    Failure::new(exit, error.to_string()).hint(error.hint())
+    let hint = error.hint();
+    let failure = Failure::new(exit, error.to_string());
+    if hint.is_empty() { failure } else { failure.hint(hint) }
 }
 
 pub(crate) fn internal(error: impl std::fmt::Display) -> Failure {

@@ -13,7 +13,8 @@ use tonic::Status;
 
 #[async_trait]
 pub trait Local: Send + Sync {
-    /// Makes a new, empty store: its data folder and its log with the first event. Refuses a folder that holds one.
+    /// Makes a data folder. Its store is new and empty, or the one that stands on the topic already. Refuses a folder that holds
+    /// one.
     async fn init(&self, options: InitOptions) -> Result<Initialised, Failure>;
 
     /// Serves until it is told to stop (interrupt, terminate). `ready` is called once, with what it listens on.
@@ -54,8 +55,12 @@ pub enum Access {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InitOptions {
     pub data: PathBuf,
-    /// The store's name.
-    pub store: String,
+    /// The store's name. `None`: that of the store to join, `main` for a new one.
+    pub store: Option<String>,
+    /// `None`: an embedded log.
+    pub kafka: Option<KafkaOptions>,
+    /// Log id, in hex, of the store that must be on the topic already.
+    pub join: Option<String>,
     /// `None`: the default, 16 MiB.
     pub max_event_bytes: Option<u64>,
     /// How many positions an event id stays usable. `None`: the default.
@@ -63,11 +68,38 @@ pub struct InitOptions {
     pub retention: Option<pb::RetentionPolicy>,
 }
 
+/// A topic, and how its brokers are reached.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KafkaOptions {
+    /// HOST:PORT, several separated by commas.
+    pub brokers: String,
+    pub topic: String,
+    /// Make the topic, where it is not there.
+    pub create_topic: Option<TopicShape>,
+    /// A file of NAME=VALUE lines for the Kafka client.
+    pub settings_file: Option<PathBuf>,
+    /// The same one by one; no secrets.
+    pub settings: Vec<(String, String)>,
+    /// Alarm where a topic would be refused, as long as every broker is on this machine.
+    pub dev_unsafe: bool,
+}
+
+/// `None` is the default, which is safe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TopicShape {
+    pub replication: Option<u32>,
+    pub min_insync: Option<u32>,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Initialised {
     pub store: String,
     /// In hex.
     pub log_id: String,
+    /// The store was there already, on its topic.
+    pub joined: bool,
+    /// What somebody should know.
+    pub notes: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

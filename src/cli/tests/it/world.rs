@@ -181,8 +181,10 @@ impl Local for Disk {
     async fn init(&self, options: InitOptions) -> Result<Initialised, Failure> {
         self.note(format!("init {options:?}"));
         Ok(Initialised {
-            store: options.store,
+            store: options.store.unwrap_or_else(|| "main".to_owned()),
             log_id: "ab".repeat(16),
+            joined: options.join.is_some(),
+            notes: Vec::new(),
         })
     }
 
