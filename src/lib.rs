@@ -8,7 +8,6 @@ pub mod config;
 pub mod folder;
 pub mod kafka;
 pub mod local;
-pub mod moving;
 
 pub use confold_client as client;
 pub use confold_replica as replica;

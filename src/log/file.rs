@@ -270,7 +270,9 @@ impl FileLog {
             state: state(first),
         };
         let failed = |error| LogError::failed(format!("cannot trim {}", disk.folder()), error);
-        origin::write(&new, disk).and_then(|()| disk.sync_folder()).map_err(failed)?;
+        origin::write(&new, disk)
+            .and_then(|()| disk.sync_folder())
+            .map_err(failed)?;
         *origin = Some(new);
         self.tail.trim(first);
         for start in gone {

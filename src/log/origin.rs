@@ -68,9 +68,7 @@ impl Origin {
         let mut fields = &bytes[8..148];
         let format = fields.get_u32();
         if format != FORMAT {
-            return Err(format!(
-                "it has format {format}, and this build reads format {FORMAT}"
-            ));
+            return Err(format!("it has format {format}, and this build reads format {FORMAT}"));
         }
         let identity = Identity {
             log_id: take(&mut fields),

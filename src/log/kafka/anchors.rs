@@ -56,7 +56,9 @@ impl Anchors {
     /// Notes what a reader has computed from `before` on, up to and including `tips`; where another value was known for one of
     /// them, the log is not what it was.
     pub fn pass(&mut self, tips: &[Tip]) -> Result<(), LogError> {
-        let (Some(first), Some(last)) = (tips.first(), tips.last()) else { return Ok(()) };
+        let (Some(first), Some(last)) = (tips.first(), tips.last()) else {
+            return Ok(());
+        };
         for (position, known) in self.known.range(first.position..=last.position) {
             let found = &tips[(position.0 - first.position.0) as usize];
             if found.digest != *known {
@@ -76,8 +78,9 @@ impl Anchors {
         while self.known.len() > LIMIT {
             self.stride *= 2;
             let (stride, told, lowest) = (self.stride, &self.told, self.lowest());
-            self.known
-                .retain(|position, _| position.0.is_multiple_of(stride) || told.contains(position) || *position == lowest);
+            self.known.retain(|position, _| {
+                position.0.is_multiple_of(stride) || told.contains(position) || *position == lowest
+            });
         }
         Ok(())
     }
@@ -118,7 +121,10 @@ mod tests {
         let mut other = tips(40, 60);
         other[1].digest = Hash::ZERO;
         let fenced = anchors.pass(&other).unwrap_err().to_string();
-        assert!(fenced.contains("position 40") && fenced.contains(&Hash::ZERO.to_string()), "{fenced}");
+        assert!(
+            fenced.contains("position 40") && fenced.contains(&Hash::ZERO.to_string()),
+            "{fenced}"
+        );
     }
 
     #[test]

@@ -203,10 +203,7 @@ impl<C: ClientContext> Consumer<C> {
                 }
             }
         }
-        Messages {
-            all,
-            of: PhantomData,
-        }
+        Messages { all, of: PhantomData }
     }
 
     /// How many answers about topics the client has had. After it has risen, what was read may be of another topic of the
@@ -239,9 +236,7 @@ impl<C: ClientContext> Consumer<C> {
                     c::RD_KAFKA_EVENT_LOG => {
                         let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
                         if c::rd_kafka_event_log(event.0, &mut facility, &mut line, &mut level) == 0 {
-                            self.client
-                                .context()
-                                .log(level_of(level), &text(facility), &text(line));
+                            self.client.context().log(level_of(level), &text(facility), &text(line));
                         }
                     }
                     _ => {}

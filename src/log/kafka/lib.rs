@@ -134,9 +134,13 @@ impl KafkaLog {
             options.queue_bytes,
             events.clone(),
         )
-        .map_err(|error| LogError::Fenced { what: format!("no client can be made for {}: {error}", options.name()) })?;
+        .map_err(|error| LogError::Fenced {
+            what: format!("no client can be made for {}: {error}", options.name()),
+        })?;
         let facts = until(deadline, || {
-            producer.with_client(|client| describe_topic(client, &options.topic, ASK)).map_err(unreachable)
+            producer
+                .with_client(|client| describe_topic(client, &options.topic, ASK))
+                .map_err(unreachable)
         })?;
         let Some(facts) = facts else {
             return Err(LogError::Missing { folder: options.name() });
@@ -157,7 +161,11 @@ impl KafkaLog {
             ));
         }
         if facts.partitions != 1 {
-            return fenced(format!("{} has {} partitions, and a log is one", options.name(), facts.partitions));
+            return fenced(format!(
+                "{} has {} partitions, and a log is one",
+                options.name(),
+                facts.partitions
+            ));
         }
         let ends = until(deadline, || {
             shared::ask_range(&producer, &options.topic, ASK).map_err(unreachable)
@@ -180,7 +188,16 @@ impl KafkaLog {
             epoch: notes.epoch,
         });
         let first = frame.origin.map_or(Tip::START, |origin| origin.first);
-        let shared = Shared::new(options, facts.id, frame, producer, events, Anchors::new(first), floor, ends);
+        let shared = Shared::new(
+            options,
+            facts.id,
+            frame,
+            producer,
+            events,
+            Anchors::new(first),
+            floor,
+            ends,
+        );
         if let Some(line) = line {
             shared.keep(line);
         }
@@ -197,7 +214,9 @@ impl KafkaLog {
             ("kafka-watch", watch::run),
         ] {
             let shared = log.shared.clone();
-            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared));
+            let thread = std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || run(&shared));
             let thread = thread.map_err(|error| LogError::Failed {
                 what: format!("cannot start the thread {name}"),
                 cause: Arc::new(error),
@@ -307,7 +326,10 @@ impl Log for KafkaLog {
         };
         let settled = self.shared.producer.flush(patience);
         if !settled {
-            tracing::warn!(log = self.shared.name(), "closed before the brokers had confirmed everything that was handed over");
+            tracing::warn!(
+                log = self.shared.name(),
+                "closed before the brokers had confirmed everything that was handed over"
+            );
         }
         let end = match self.shared.ask_range() {
             Ok((_, end)) => end,
@@ -340,7 +362,9 @@ fn serve_reports(shared: &Arc<Shared>) {
 fn until<T>(deadline: Instant, mut ask: impl FnMut() -> Result<T, LogError>) -> Result<T, LogError> {
     loop {
         match ask() {
-            Err(LogError::Unreachable { .. }) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+            Err(LogError::Unreachable { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50))
+            }
             answer => return answer,
         }
     }
@@ -368,7 +392,9 @@ fn find_frame(
     let config = options.settings.consumer(options.record_bytes);
     let mut consumer = Consumer::new(&config, &options.topic, Context(events.clone()))
         .map_err(|error| unreachable(error.to_string()))?;
-    consumer.start(0, None).map_err(|error| unreachable(error.to_string()))?;
+    consumer
+        .start(0, None)
+        .map_err(|error| unreachable(error.to_string()))?;
     let mut said = "no broker gave it in time".to_owned();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -388,7 +414,10 @@ fn find_frame(
             Some((Some((_, why)), _)) => said = why,
             None => {}
         }
-        if let Some(payload) = first.filter(|message| message.error().is_none()).map(|message| message.payload()) {
+        if let Some(payload) = first
+            .filter(|message| message.error().is_none())
+            .map(|message| message.payload())
+        {
             let frame = frame_of(options, topic_id, payload)?;
             drop(messages);
             return Ok((frame, Some(Line { consumer, verified: 0 })));
@@ -406,7 +435,10 @@ fn frame_of(options: &Options, topic_id: [u8; 16], first: &[u8]) -> Result<Frame
         return Ok(Frame::PLAIN);
     }
     let origin = Origin::decode(first).map_err(|why| LogError::Fenced {
-        what: format!("the first record of {} begins like an origin, and {why}", options.name()),
+        what: format!(
+            "the first record of {} begins like an origin, and {why}",
+            options.name()
+        ),
     })?;
     if origin.identity.transport_id != topic_id {
         return Err(LogError::Fenced {

@@ -100,7 +100,9 @@ impl KafkaReader {
         self.track.compared = None;
         self.track.at_end = false;
         self.heard = Instant::now();
-        let begun = line.consumer.start(due - i64::from(early), self.track.epoch.filter(|_| early));
+        let begun = line
+            .consumer
+            .start(due - i64::from(early), self.track.epoch.filter(|_| early));
         begun.map_err(|error| LogError::Unreachable {
             what: format!("{} cannot be read: {error}", self.shared.name()),
         })?;
@@ -152,7 +154,9 @@ impl KafkaReader {
     /// Whether what is ready is of the topic that was opened: where the client may have learned of another one, the brokers
     /// are asked, after the records came.
     fn verify(&mut self) -> Result<(), LogError> {
-        let Some(line) = &mut self.line else { return self.shared.verify_topic() };
+        let Some(line) = &mut self.line else {
+            return self.shared.verify_topic();
+        };
         if line.consumer.fetched_by_name() && !self.shared.options.dev_unsafe {
             return Err(self.shared.fence(format!(
                 "the brokers of {} are too old: they give records by the topic's name alone, so a topic made anew would not \
@@ -247,7 +251,11 @@ impl Track {
             }
         }
         if tips.len() > 1 {
-            shared.anchors.lock().pass(&tips).map_err(|error| refence(shared, error))?;
+            shared
+                .anchors
+                .lock()
+                .pass(&tips)
+                .map_err(|error| refence(shared, error))?;
             shared.saw_end(shared.frame.offset(self.tip.position));
             if let (Some(last), true) = (came.last(), self.at_end) {
                 let skew = last.time.0.saturating_sub((shared.options.clock)().0);
@@ -307,7 +315,10 @@ impl Track {
         let time = self.time(shared, message)?;
         let payload = message.payload();
         if offset == 0 && shared.frame.origin.is_none() && Origin::is_meant_by(payload) {
-            return Err(shared.fence(format!("a copy was begun in {} after it was opened: open it again", shared.name())));
+            return Err(shared.fence(format!(
+                "a copy was begun in {} after it was opened: open it again",
+                shared.name()
+            )));
         }
         buffer.extend_from_slice(payload);
         self.behind = Some(self.tip);
@@ -322,9 +333,11 @@ impl Track {
             return Ok(());
         }
         let mut floor = shared.floor.lock();
-        if let Some(before) = self.epoch.filter(|before| epoch < *before).or_else(|| {
-            (offset >= floor.offset && epoch < floor.epoch).then_some(floor.epoch)
-        }) {
+        if let Some(before) = self
+            .epoch
+            .filter(|before| epoch < *before)
+            .or_else(|| (offset >= floor.offset && epoch < floor.epoch).then_some(floor.epoch))
+        {
             drop(floor);
             return Err(shared.fence(format!(
                 "position {} of {} was written under leader epoch {epoch}, after records of epoch {before}: the topic was made anew \
@@ -388,9 +401,10 @@ impl Track {
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
                 unreachable(format!("{} may not be read by this user: {why}", shared.name()))
             }
-            Code::BadMessage | Code::InvalidMessage => {
-                unreachable(format!("{} sent bytes near position {at} that are damaged: {why}", shared.name()))
-            }
+            Code::BadMessage | Code::InvalidMessage => unreachable(format!(
+                "{} sent bytes near position {at} that are damaged: {why}",
+                shared.name()
+            )),
             _ => {
                 tracing::debug!(log = shared.name(), ?code, why, "the consumer reports an error");
                 Ok(Taken::Nothing)

@@ -211,7 +211,9 @@ impl Shared {
     }
 
     fn elapsed(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+        u64::try_from(self.opened.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
     }
 
     pub fn poke(&self) {
@@ -227,7 +229,9 @@ impl Shared {
         if first {
             tracing::error!(log = self.name(), what, "the log is fenced");
         }
-        LogError::Fenced { what: self.fenced.get().cloned().unwrap_or(what) }
+        LogError::Fenced {
+            what: self.fenced.get().cloned().unwrap_or(what),
+        }
     }
 
     pub fn check(&self) -> Result<(), LogError> {
