@@ -72,17 +72,17 @@ impl Admin {
     pub fn new(settings: &ClientSettings, wait: Duration) -> Result<Admin, TopicError> {
         settings.check()?;
         let complaints = Complaints::default();
-        let client = settings
-            .client()
-            .create_with_context(complaints.clone())
-            .map_err(|error| {
-                // This error repeats the value, which may be a secret.
-                let (name, why) = match error {
-                    KafkaError::ClientConfig(_, why, name, _) => (name, why),
-                    error => ("security.protocol".to_owned(), error.to_string()),
-                };
-                SettingsError { name, why }
-            })?;
+        let mut config = settings.client();
+        // Whatever is logged elsewhere, complaints have to come here.
+        config.set_log_level(RDKafkaLogLevel::Info);
+        let client = config.create_with_context(complaints.clone()).map_err(|error| {
+            // This error repeats the value, which may be a secret.
+            let (name, why) = match error {
+                KafkaError::ClientConfig(_, why, name, _) => (name, why),
+                error => ("security.protocol".to_owned(), error.to_string()),
+            };
+            SettingsError { name, why }
+        })?;
         Ok(Admin {
             settings: settings.clone(),
             client,
@@ -184,7 +184,7 @@ impl Complaints {
 impl ClientContext for Complaints {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         tracing::debug!(?level, facility, line, "the Kafka client");
-        if (level as i32) <= RDKafkaLogLevel::Error as i32 {
+        if facility == "FAIL" || (level as i32) <= RDKafkaLogLevel::Error as i32 {
             let mut last = self.0.lock();
             // What does not heal is not hidden by what follows from it.
             if !last.as_deref().is_some_and(will_not_heal) {
