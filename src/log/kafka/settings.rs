@@ -172,6 +172,11 @@ impl ClientSettings {
         Ok(self)
     }
 
+    /// Whether a value of this property is a secret; one of a file's name (`.file`) is not.
+    pub fn is_secret(name: &str) -> bool {
+        PASSED.contains(&(name, Shown::No))
+    }
+
     pub fn brokers(&self) -> &str {
         &self.brokers
     }
