@@ -9,6 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
 
 use crate::settings::{ClientSettings, SettingsError};
 
@@ -16,6 +17,8 @@ use crate::settings::{ClientSettings, SettingsError};
 pub struct Admin {
     pub(crate) settings: ClientSettings,
     pub(crate) client: AdminClient<Complaints>,
+    /// Asks for metadata, since only this kind of client tells of what goes wrong.
+    asker: BaseProducer<Complaints>,
     complaints: Complaints,
     wait: Duration,
 }
@@ -72,20 +75,23 @@ impl Admin {
     pub fn new(settings: &ClientSettings, wait: Duration) -> Result<Admin, TopicError> {
         settings.check()?;
         let complaints = Complaints::default();
-        let client = settings
-            .client()
-            .create_with_context(complaints.clone())
-            .map_err(|error| {
-                // This error repeats the value, which may be a secret.
-                let (name, why) = match error {
-                    KafkaError::ClientConfig(_, why, name, _) => (name, why),
-                    error => ("security.protocol".to_owned(), error.to_string()),
-                };
-                SettingsError { name, why }
-            })?;
+        let mut config = settings.client();
+        // Whatever is logged elsewhere, complaints have to come here.
+        config.set_log_level(RDKafkaLogLevel::Info);
+        // This error repeats the value, which may be a secret.
+        let refused = |error| {
+            let (name, why) = match error {
+                KafkaError::ClientConfig(_, why, name, _) => (name, why),
+                error => ("security.protocol".to_owned(), error.to_string()),
+            };
+            SettingsError { name, why }
+        };
+        let client = config.create_with_context(complaints.clone()).map_err(refused)?;
+        let asker = config.create_with_context(complaints.clone()).map_err(refused)?;
         Ok(Admin {
             settings: settings.clone(),
             client,
+            asker,
             complaints,
             wait,
         })
@@ -95,14 +101,19 @@ impl Admin {
     pub(crate) fn metadata(&self, topic: &str) -> Result<Metadata, TopicError> {
         let began = Instant::now();
         loop {
-            let error = match self
-                .client
-                .inner()
-                .fetch_metadata(Some(topic), Duration::from_millis(500))
-            {
-                Ok(metadata) => return Ok(metadata),
+            let asked = self
+                .asker
+                .client()
+                .fetch_metadata(Some(topic), Duration::from_millis(500));
+            let error = match asked {
+                Ok(metadata) => {
+                    self.complaints.forget();
+                    return Ok(metadata);
+                }
                 Err(error) => error,
             };
+            // Hands over what there is to complain of.
+            self.asker.poll(Duration::from_millis(20));
             let complaint = self.complaints.last();
             // A wrong password does not become right.
             if began.elapsed() >= self.wait || complaint.as_deref().is_some_and(will_not_heal) {
@@ -179,12 +190,22 @@ impl Complaints {
     fn last(&self) -> Option<String> {
         self.0.lock().clone()
     }
+
+    fn forget(&self) {
+        *self.0.lock() = None;
+    }
+}
+
+impl ProducerContext for Complaints {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
 impl ClientContext for Complaints {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         tracing::debug!(?level, facility, line, "the Kafka client");
-        if (level as i32) <= RDKafkaLogLevel::Error as i32 {
+        if facility == "FAIL" || (level as i32) <= RDKafkaLogLevel::Error as i32 {
             let mut last = self.0.lock();
             // What does not heal is not hidden by what follows from it.
             if !last.as_deref().is_some_and(will_not_heal) {
@@ -214,10 +235,10 @@ fn will_not_heal(complaint: &str) -> bool {
 fn advice(complaint: &str) -> &'static str {
     let text = complaint.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    if has(&["hostname mismatch", "ip address mismatch"]) {
-        "the broker's certificate is for another name: use the name that it is for, or have one made that names this host"
-    } else if has(&["certificate verify failed", "unable to get local issuer"]) {
-        "the broker's certificate is not signed by the authority in ssl.ca.location (or by one that this machine trusts): give the right one"
+    if has(&["certificate verify failed"]) {
+        // TLS does not say which of the two it is.
+        "either the authority in ssl.ca.location did not sign the broker's certificate, or the certificate is for another name than the \
+         one in this address: give the right authority, and the name that the certificate is for"
     } else if has(&["authentication"]) {
         "look at sasl.username, sasl.password and sasl.mechanism"
     } else if has(&["alert", "certificate required", "bad certificate"]) {

@@ -45,7 +45,10 @@ use ffi::{Consumer, describe_topic};
 pub use preflight::{Finding, Preflight, Severity, Wanted};
 use producer::{Context, Events, Producer};
 use reader::KafkaReader;
+pub use admin::{Admin, TopicError};
+pub use preflight::{Finding, Preflight, Severity, Wanted};
 pub use settings::{ClientSettings, RECORD_ROOM, SettingsError};
+pub use topic::NewTopic;
 use shared::{ASK, EpochFloor, Frame, Line, Shared};
 pub use topic::NewTopic;
 

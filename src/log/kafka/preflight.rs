@@ -138,6 +138,8 @@ impl Admin {
             Err(error) => return Err(self.unreachable(error.to_string())),
         };
         match answer {
+            // The client library's answer to who is not allowed is no settings, and no error.
+            Ok(found) if found.entries.is_empty() => Ok(None),
             Ok(found) => {
                 let settings = found.entries.into_iter();
                 Ok(Some(

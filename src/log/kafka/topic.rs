@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use rdkafka::admin::{NewTopic as ToMake, TopicReplication};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 
 use crate::admin::{Admin, TopicError};
 use crate::settings::RECORD_ROOM;
