@@ -34,6 +34,9 @@ pub struct Kafka {
     pub brokers: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
+    /// What the store is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
     /// Which store has to stand there, in hex: a topic that holds another one is never folded into this folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_id: Option<String>,
@@ -206,6 +209,7 @@ mod tests {
             kafka: Some(Kafka {
                 brokers: "a:9092,b:9092".to_owned(),
                 topic: Some("net".to_owned()),
+                store: Some("net".to_owned()),
                 log_id: Some("ab".repeat(16)),
                 max_event_bytes: Some(16 << 20),
                 dev_unsafe: true,

@@ -58,6 +58,8 @@ pub enum FolderError {
     /// The topic, what it holds, what was asked for.
     #[error("topic {0} holds {1}, and {2}")]
     OtherStore(String, String, String),
+    #[error("the store in {0} is called {1:?}, and a store of that name is served already")]
+    SameName(PathBuf, String),
     #[error("the replica in {0} was stopped: {1}")]
     Stopped(PathBuf, String),
     #[error(transparent)]
@@ -86,6 +88,7 @@ impl FolderError {
                 "change the topic; where every broker is on this machine, --dev-unsafe makes it an alarm"
             }
             FolderError::OtherStore(..) => "name the topic of the store that is wanted",
+            FolderError::SameName(..) => "a server has each name once: serve it in another process",
             FolderError::Stopped(..) => {
                 "`confold store rebuild DIR` sets its store aside as evidence and folds the log anew"
             }
@@ -242,6 +245,17 @@ pub fn place(dir: &Path) -> Result<Place, FolderError> {
         Some(kafka) if kafka.topic.is_some() => Ok(Place::Kafka(kafka)),
         _ if dir.join(LOG).is_dir() => Ok(Place::File(dir.join(LOG))),
         _ => Err(FolderError::NoStore(dir.to_owned())),
+    }
+}
+
+/// The name of a folder's store, where it can be told without opening it.
+pub fn store_name(dir: &Path) -> Option<String> {
+    match place(dir).ok()? {
+        Place::Kafka(kafka) => kafka.store,
+        Place::File(log) => {
+            let log = FileLog::open_read_only(&log, file::Options::default()).ok()?;
+            Some(kafka::begun(&log).ok()??.store_name)
+        }
     }
 }
 

@@ -167,6 +167,7 @@ pub fn begun(log: &dyn Log) -> Result<Option<Begun>, LogError> {
 /// The configuration of a folder whose store stands on this topic.
 pub fn config_of(kafka: &Kafka, begun: &Begun) -> Config {
     let kafka = Kafka {
+        store: Some(begun.store_name.clone()),
         log_id: Some(Incarnation(begun.log_id).to_string()),
         max_event_bytes: Some(begun.limits.max_event_bytes),
         ..kafka.clone()

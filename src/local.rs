@@ -345,7 +345,7 @@ async fn blocking<T: Send + 'static>(
 
 pub(crate) fn failure(error: FolderError) -> Failure {
     let exit = match &error {
-        FolderError::NoStore(_) | FolderError::Exists(_) | FolderError::NotEmpty(_) => Exit::Invalid,
+        FolderError::NoStore(_) | FolderError::Exists(_) | FolderError::NotEmpty(_) | FolderError::SameName(..) => Exit::Invalid,
         FolderError::Config(_) | FolderError::Unsafe(_) | FolderError::OtherStore(..) => Exit::Invalid,
         FolderError::Topic(TopicError::Denied { .. }) => Exit::Permission,
         FolderError::Topic(TopicError::Unreachable { .. }) => Exit::Unavailable,
