@@ -18,6 +18,7 @@ use confold_replica::{Begin, Handle, Options};
 use confold_server::{Server, StoreHealth};
 use confold_store::{Store, StoreError};
 use confold_wire::api::{Api, Stream};
+use confold_wire::caller::Open;
 use confold_wire::{convert, pb};
 use std::io;
 use std::net::SocketAddr;
@@ -141,7 +142,7 @@ async fn listen(store: &Embedded, address: SocketAddr, echo: bool) -> Result<Ser
     limits.max_event_bytes = usize::try_from(handle.view().limits.max_event_bytes).unwrap_or(usize::MAX);
     let options = confold_server::Options { address, echo, limits, ..confold_server::Options::default() };
     let health = Arc::new(move || vec![health(&handle)]);
-    Server::bind(options, store.api(), health)
+    Server::bind(options, Arc::new(Open(store.api())), health)
         .await
         .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))
 }

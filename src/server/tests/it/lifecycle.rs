@@ -5,7 +5,7 @@ use crate::{
     net::{read_to_end, serving, start, start_with},
 };
 use confold_server::{BindError, Options, Server, StoreHealth};
-use confold_wire::pb;
+use confold_wire::{caller::Open, pb};
 use expect_test::expect;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -19,7 +19,7 @@ async fn bind(address: &str) -> Result<Server, BindError> {
         address: address.parse().unwrap(),
         ..Options::default()
     };
-    Server::bind(options, Fake::new(), Arc::new(Vec::<StoreHealth>::new)).await
+    Server::bind(options, Arc::new(Open(Fake::new())), Arc::new(Vec::<StoreHealth>::new)).await
 }
 
 // Reliability Q1.

@@ -3,7 +3,7 @@
 use crate::fake::Fake;
 use bytes::{Buf, BufMut, Bytes};
 use confold_server::{Options, Server, Stopped, StoreHealth};
-use confold_wire::pb;
+use confold_wire::{caller::Open, pb};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -46,7 +46,7 @@ pub async fn start_with(fake: Arc<Fake>, change: impl FnOnce(&mut Options)) -> R
     let health = Arc::new(Mutex::new(vec![serving("net")]));
     let source = Arc::clone(&health);
     let source = move || source.lock().unwrap().clone();
-    let server = Server::bind(options, fake.clone(), Arc::new(source)).await.unwrap();
+    let server = Server::bind(options, Arc::new(Open(fake.clone())), Arc::new(source)).await.unwrap();
     let address = server.local_addr();
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(server.run(async move { drop(stopped.await) }));
