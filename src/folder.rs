@@ -275,6 +275,11 @@ pub fn keep_old_log(dir: &Path, log: &Path) -> Result<PathBuf, FolderError> {
 /// Opens the store of a data folder for reading and writing. A store that is damaged is set aside and built anew from
 /// the log; a log that is damaged, and a topic that does not keep what a log must, are refused.
 pub fn open(dir: &Path, options: Options) -> Result<Opened, FolderError> {
+    open_as(dir, options, false)
+}
+
+/// The same; with `dev_unsafe` an alarm is enough where a topic would be refused and every broker is on this machine.
+pub fn open_as(dir: &Path, options: Options, dev_unsafe: bool) -> Result<Opened, FolderError> {
     let place = place(dir)?;
     if let Ok(reason) = std::fs::read_to_string(dir.join(STOPPED)) {
         return Err(FolderError::Stopped(dir.to_owned(), reason.trim().to_owned()));
@@ -289,6 +294,7 @@ pub fn open(dir: &Path, options: Options) -> Result<Opened, FolderError> {
             Ok(Opened { handle, log: "file", notes, watch: None })
         }
         Place::Kafka(kafka) => {
+            let kafka = Kafka { dev_unsafe: kafka.dev_unsafe || dev_unsafe, ..kafka };
             let topic = Topic::of(dir, &kafka)?;
             notes.extend(topic.check()?);
             let store = open_store(dir, &mut notes)?;

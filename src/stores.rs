@@ -16,7 +16,7 @@ use confold_store::StoreError;
 use confold_wire::{convert, pb, status};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// How long a store that closes waits for what is under way.
@@ -36,8 +36,10 @@ pub struct Shelf {
     /// What new stores on Kafka have in common.
     kafka: Option<Kafka>,
     options: Options,
+    /// An alarm is enough where a topic's settings would be refused.
+    dev_unsafe: bool,
     /// The server takes no bigger event.
-    max_event_bytes: u64,
+    max_event_bytes: OnceLock<u64>,
     held: tokio::sync::Mutex<BTreeMap<String, Held>>,
 }
 
@@ -48,14 +50,19 @@ struct Held {
 }
 
 impl Shelf {
-    pub fn new(stores: Arc<Stores>, root: Option<PathBuf>, kafka: Option<Kafka>, options: Options) -> Shelf {
-        let max_event_bytes = Limits::default().max_event_bytes;
-        Shelf { stores, root, kafka, options, max_event_bytes, held: Default::default() }
+    pub fn new(
+        stores: Arc<Stores>,
+        root: Option<PathBuf>,
+        kafka: Option<Kafka>,
+        options: Options,
+        dev_unsafe: bool,
+    ) -> Shelf {
+        Shelf { stores, root, kafka, options, dev_unsafe, max_event_bytes: OnceLock::new(), held: Default::default() }
     }
 
-    /// The biggest event that the server will take, when that is more than the default.
-    pub fn takes(&mut self, max_event_bytes: u64) {
-        self.max_event_bytes = max_event_bytes;
+    /// The biggest event that the server takes, once that is settled.
+    pub fn takes(&self, max_event_bytes: u64) {
+        self.max_event_bytes.get_or_init(|| max_event_bytes);
     }
 
     /// The data folders in the folder of stores.
@@ -94,7 +101,7 @@ impl Shelf {
 
     async fn open_in(&self, dir: &Path) -> Result<(), FolderError> {
         let mut held = self.held.lock().await;
-        let opened = open_folder(dir, self.options.clone()).await?;
+        let opened = open_folder(dir, self.options.clone(), self.dev_unsafe).await?;
         let Opened { handle, log, notes, watch } = opened;
         let name = handle.view().store_name.to_string();
         notes.iter().for_each(|note| tracing::warn!(store = name, "{note}"));
@@ -161,9 +168,9 @@ fn closed() -> Standing {
 }
 
 /// Opening waits for disks and brokers.
-async fn open_folder(dir: &Path, options: Options) -> Result<Opened, FolderError> {
+async fn open_folder(dir: &Path, options: Options, dev_unsafe: bool) -> Result<Opened, FolderError> {
     let owned = dir.to_owned();
-    let opened = tokio::task::spawn_blocking(move || folder::open(&owned, options)).await;
+    let opened = tokio::task::spawn_blocking(move || folder::open_as(&owned, options, dev_unsafe)).await;
     opened.map_err(|error| FolderError::Io(dir.to_owned(), std::io::Error::other(error)))?
 }
 
@@ -196,8 +203,9 @@ impl Keeper for Shelf {
             let hint = "start it with a folder for stores: `confold serve --stores FOLDER`";
             return Err(refusal(Code::Unsupported, "this server has no folder for stores", hint));
         };
-        if request.max_event_bytes > self.max_event_bytes {
-            let what = format!("events of {} bytes are more than this server takes, {}", request.max_event_bytes, self.max_event_bytes);
+        let most = self.max_event_bytes.get().copied().unwrap_or(Limits::default().max_event_bytes);
+        if request.max_event_bytes > most {
+            let what = format!("events of {} bytes are more than this server takes, {most}", request.max_event_bytes);
             return Err(refusal(Code::Limit, what, "make the store with `confold init` and start the server with it"));
         }
         let dir = root.join(&name);
@@ -264,7 +272,14 @@ impl Shelf {
             .create_topic
             .map(|shape| Shape { replication: some(shape.replication), min_insync: some(shape.min_insync) });
         Ok(OnKafka {
-            kafka: Kafka { topic: Some(request.topic.clone()), log_id: None, max_event_bytes: None, ..kafka },
+            kafka: Kafka {
+                topic: Some(request.topic.clone()),
+                dev_unsafe: kafka.dev_unsafe || self.dev_unsafe,
+                store: None,
+                log_id: None,
+                max_event_bytes: None,
+                ..kafka
+            },
             create_topic,
             join,
             store_name: Some(request.name.clone()),

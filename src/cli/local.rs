@@ -27,6 +27,9 @@ pub trait Local: Send + Sync {
     /// Opens the store of a folder that no server has open. The store closes when the last handle is dropped.
     async fn open(&self, data: &Path, access: Access) -> Result<Arc<dyn Api>, Failure>;
 
+    /// Sets what a folder has folded aside, so that the next start folds its log anew.
+    async fn rebuild(&self, data: &Path) -> Result<Rebuilt, Failure>;
+
     /// Looks for what is wrong with a folder. Problems found are findings, not failures.
     async fn doctor(&self, data: &Path, deep: bool) -> Result<Vec<Finding>, Failure>;
 
@@ -102,19 +105,73 @@ pub struct Initialised {
     pub notes: Vec<String>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// What is not given is as the configuration file says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServeOptions {
-    pub data: PathBuf,
+    /// Data folders, one store each.
+    pub data: Vec<PathBuf>,
+    /// A folder of data folders, in which stores can be made while it serves.
+    pub stores: Option<PathBuf>,
+    /// The configuration file, where it is not the one of the folder that is served.
+    pub config: Option<PathBuf>,
     /// For gRPC, and JSON over HTTP on the same port.
-    pub listen: SocketAddr,
+    pub listen: Option<SocketAddr>,
     /// Bytes of memory for what is read again.
     pub cache_bytes: Option<u64>,
+    /// Who may make, open and close stores.
+    pub admins: Vec<String>,
+    pub on_dispute: Option<OnDispute>,
+    /// Alarm where a topic would be refused, as long as every broker is on this machine.
+    pub dev_unsafe: bool,
+    pub protection: Protection,
+}
+
+/// What a replica does while others disagree with it and it is not known who is right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum OnDispute {
+    /// Serve on, and mark every answer as disputed
+    Serve,
+    /// Stop, until an operator has looked
+    Stop,
+}
+
+/// What stands between a server and whoever reaches its address.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Protection {
+    pub tls: Option<TlsFiles>,
+    /// Every call shows a token.
+    pub require_token: bool,
+    /// Other machines may be let in although one of the two is missing.
+    pub insecure: bool,
+}
+
+/// Names of PEM files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Who must have signed the certificate that every client shows.
+    pub client_ca: Option<PathBuf>,
+    /// Know clients by common name where their certificates have no other.
+    pub client_common_name: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Serving {
     pub address: SocketAddr,
+    /// The stores that are open.
     pub stores: Vec<String>,
+    pub tls: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Rebuilt {
+    /// Where what was folded lies now. `None`: there was nothing.
+    pub aside: Option<String>,
+    /// Up to which position, where that could be read.
+    pub folded: Option<u64>,
+    /// Why the replica had been stopped.
+    pub reason: Option<String>,
 }
 
 /// One thing that was looked at.

@@ -25,6 +25,7 @@ mod serve;
 mod set;
 mod show;
 mod status;
+mod store;
 mod sync;
 mod tag;
 mod unset;
@@ -57,6 +58,8 @@ pub enum Command {
     Serve(serve::Args),
     Status(status::Args),
     Stores(status::StoresArgs),
+    #[command(subcommand)]
+    Store(store::Command),
     #[command(subcommand)]
     Schema(schema::Command),
 
@@ -103,6 +106,7 @@ impl Command {
             Command::Serve(args) => serve::run(args, app).await,
             Command::Status(args) => status::run(args, app).await,
             Command::Stores(args) => status::stores(args, app).await,
+            Command::Store(command) => store::run(command, app).await,
             Command::Schema(command) => schema::run(command, app).await,
             Command::Get(args) => get::run(args, app).await,
             Command::Ls(args) => ls::run(args, app).await,

@@ -4,10 +4,10 @@ use crate::fake::Fake;
 use async_trait::async_trait;
 use confold_cli::{
     Context, Exit, Failure, bench,
-    local::{Access, Exported, Finding, InitOptions, Initialised, Level, Local, Scratch, ServeOptions, Serving},
+    local::{Access, Exported, Finding, InitOptions, Initialised, Level, Local, Rebuilt, Scratch, ServeOptions, Serving},
     run_async,
 };
-use confold_client::Retries;
+use confold_client::{Retries, Tls};
 use confold_wire::{api::Api, api::Stream, pb, schema_source};
 use expect_test::Expect;
 use futures::StreamExt;
@@ -96,8 +96,17 @@ impl World {
                 longest_delay: Duration::ZERO,
                 give_up_after: None,
             },
-            connect: Arc::new(move |address, _| {
-                let called = format!("connect {address}");
+            connect: Arc::new(move |address, options| {
+                let mut called = format!("connect {address}");
+                if options.tls != Tls::default() {
+                    called.push_str(&format!(" {:?}", options.tls));
+                }
+                if let Some(token) = &options.token {
+                    called.push_str(&format!(" as {}", token.secret()));
+                }
+                if options.insecure {
+                    called.push_str(" insecure");
+                }
                 fake.requests.lock().unwrap().push(called);
                 Ok(fake.clone())
             }),
@@ -195,8 +204,9 @@ impl Local for Disk {
     ) -> Result<(), Failure> {
         self.note(format!("serve {options:?}"));
         ready(&Serving {
-            address: options.listen,
+            address: options.listen.unwrap_or_else(|| "127.0.0.1:7411".parse().unwrap()),
             stores: vec!["main".to_owned()],
+            tls: options.protection.tls.is_some(),
         });
         Ok(())
     }
@@ -204,6 +214,15 @@ impl Local for Disk {
     async fn open(&self, data: &Path, access: Access) -> Result<Arc<dyn Api>, Failure> {
         self.note(format!("open {} {access:?}", data.display()));
         Ok(self.fake.clone())
+    }
+
+    async fn rebuild(&self, data: &Path) -> Result<Rebuilt, Failure> {
+        self.note(format!("rebuild {}", data.display()));
+        Ok(Rebuilt {
+            aside: Some(format!("{}/store.damaged-1", data.display())),
+            folded: Some(4182),
+            reason: Some("a mark differed".to_owned()),
+        })
     }
 
     async fn doctor(&self, data: &Path, deep: bool) -> Result<Vec<Finding>, Failure> {
