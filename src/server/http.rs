@@ -496,3 +496,8 @@ impl Decoder for Raw {
         Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 }
+
+fn no_store(name: &str) -> Refusal {
+    let shown: String = name.chars().take(64).collect();
+    Refusal::new(Code::NotFound, format!("no store is called {shown:?} here")).hint("/readyz lists them")
+}
