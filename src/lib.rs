@@ -8,6 +8,7 @@ pub mod config;
 pub mod folder;
 pub mod kafka;
 pub mod local;
+pub mod moving;
 pub mod stores;
 
 pub use confold_client as client;

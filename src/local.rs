@@ -3,13 +3,14 @@
 use crate::config::{self, Config, Kafka};
 use crate::folder::{self, DEFAULT_RETENTION, FolderError, OnKafka};
 use crate::kafka::Shape;
+use crate::moving::{self, End, MoveError, Plan};
 use crate::stores::Shelf;
 use crate::{Embedded, bench};
 use async_trait::async_trait;
 use confold_cli::bench::{Load, Measured, Part};
 use confold_cli::local::{
-    Access, Exported, Finding, InitOptions, Initialised, KafkaOptions, Level, Local, OnDispute, Protection, Rebuilt, Scratch, ServeOptions,
-    Serving, TlsFiles, TopicShape,
+    Access, Copied, CopyEnd, CopyOptions, Exported, Finding, InitOptions, Initialised, KafkaOptions, Level, Local, OnDispute, Protection, Rebuilt, Reopened, Scratch, ServeOptions,
+    Serving, Survey, TlsFiles, TopicShape,
 };
 use confold_cli::{Exit, Failure};
 use confold_log::file::{self, Copy, Identity, Origin};
@@ -130,6 +131,41 @@ impl Local for OnThisMachine {
         Ok(store.api())
     }
 
+    async fn survey(&self, options: &CopyOptions) -> Result<Survey, Failure> {
+        let plan = plan(options)?;
+        let survey = tokio::task::spawn_blocking(move || moving::survey(&Plan { until: None, ..plan })).await;
+        let survey = survey.map_err(internal)?.map_err(move_failure)?;
+        Ok(Survey { store: survey.store_name, end: survey.range.end.0 })
+    }
+
+    async fn copy_log(
+        &self,
+        options: CopyOptions,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Copied, Failure> {
+        let plan = plan(&options)?;
+        let moved = tokio::task::block_in_place(|| moving::run(&plan, &mut |done, all| progress(done, all)));
+        let moved = moved.map_err(move_failure)?;
+        Ok(Copied {
+            store: moved.store_name,
+            log_id: Incarnation(moved.log_id).to_string(),
+            records: moved.records,
+            digest: moved.digest.to_string(),
+            resumed_at: moved.resumed_at.0,
+            incarnation: moved.incarnation.to_string(),
+            transport_id: Incarnation(moved.transport_id).to_string(),
+            opened: moved.opened.0,
+            kept: moved.kept.map(|kept| kept.display().to_string()),
+            sealed: moved.sealed,
+        })
+    }
+
+    async fn unseal(&self, data: &Path, author: &str, principal: &str) -> Result<Reopened, Failure> {
+        let opened = tokio::task::block_in_place(|| moving::unseal(data, author, principal));
+        let (incarnation, position) = opened.map_err(move_failure)?;
+        Ok(Reopened { incarnation: incarnation.to_string(), position: position.0 })
+    }
+
     async fn rebuild(&self, data: &Path) -> Result<Rebuilt, Failure> {
         let data = data.to_owned();
         let rebuilt = blocking(move || folder::rebuild(&data)).await?;
@@ -226,6 +262,36 @@ fn kafka_config(options: KafkaOptions) -> Result<Kafka, Failure> {
         settings,
         ..Kafka::default()
     })
+}
+
+fn plan(options: &CopyOptions) -> Result<Plan, Failure> {
+    let end = |end: &CopyEnd| match end {
+        CopyEnd::Folder(dir) => Ok(End::Folder(dir.clone())),
+        CopyEnd::Topic(kafka) => Ok(End::Topic(kafka_config(kafka.clone())?)),
+    };
+    Ok(Plan {
+        from: end(&options.from)?,
+        to: end(&options.to)?,
+        create_topic: options.create_topic.map(shape),
+        is_move: options.is_move,
+        until: options.until.map(Position),
+        resume: options.resume,
+        principal: options.principal.clone(),
+        author: options.author.clone(),
+    })
+}
+
+fn move_failure(error: MoveError) -> Failure {
+    let exit = match error {
+        MoveError::Folder(error) => return failure(error),
+        MoveError::Differs { .. } => Exit::Damaged,
+        MoveError::NotServing { .. } => Exit::Unavailable,
+        MoveError::Refused { .. } => Exit::Refused,
+        _ => Exit::Invalid,
+    };
+    let hint = error.hint();
+    let failure = Failure::new(exit, error.to_string());
+    if hint.is_empty() { failure } else { failure.hint(hint) }
 }
 
 /// What a file says for `serve`: the one that is named, or that of the folder that is served.

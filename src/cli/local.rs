@@ -27,6 +27,19 @@ pub trait Local: Send + Sync {
     /// Opens the store of a folder that no server has open. The store closes when the last handle is dropped.
     async fn open(&self, data: &Path, access: Access) -> Result<Arc<dyn Api>, Failure>;
 
+    /// Looks at what a copy would take along; changes nothing.
+    async fn survey(&self, options: &CopyOptions) -> Result<Survey, Failure>;
+
+    /// Copies a log and brings the copy to life. `progress` hears the records that are there, and how many there will be.
+    async fn copy_log(
+        &self,
+        options: CopyOptions,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Copied, Failure>;
+
+    /// Ends the seal of a data folder's store.
+    async fn unseal(&self, data: &Path, author: &str, principal: &str) -> Result<Reopened, Failure>;
+
     /// Sets what a folder has folded aside, so that the next start folds its log anew.
     async fn rebuild(&self, data: &Path) -> Result<Rebuilt, Failure>;
 
@@ -55,7 +68,7 @@ pub enum Access {
     Write,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct InitOptions {
     pub data: PathBuf,
     /// The store's name. `None`: that of the store to join, `main` for a new one.
@@ -162,6 +175,62 @@ pub struct Serving {
     /// The stores that are open.
     pub stores: Vec<String>,
     pub tls: bool,
+}
+
+/// One end of a copy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CopyEnd {
+    /// A data folder, or, to copy from, the folder of a log.
+    Folder(PathBuf),
+    Topic(KafkaOptions),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CopyOptions {
+    pub from: CopyEnd,
+    pub to: CopyEnd,
+    pub create_topic: Option<TopicShape>,
+    /// Seal the source first.
+    pub is_move: bool,
+    /// The last position to copy.
+    pub until: Option<u64>,
+    pub resume: bool,
+    /// Who does it, in its own words, and by whose right where the store has rules.
+    pub author: String,
+    pub principal: String,
+}
+
+/// What there is to copy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Survey {
+    pub store: String,
+    /// The first position that the source does not have yet.
+    pub end: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Copied {
+    pub store: String,
+    pub log_id: String,
+    pub records: u64,
+    /// Log digest at the last record that was copied.
+    pub digest: String,
+    /// The position at which this run began.
+    pub resumed_at: u64,
+    /// The new life's name.
+    pub incarnation: String,
+    pub transport_id: String,
+    /// Position of the event that began it.
+    pub opened: u64,
+    /// Where the log lies that the data folder stood on before.
+    pub kept: Option<String>,
+    pub sealed: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Reopened {
+    pub incarnation: String,
+    pub position: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]

@@ -14,6 +14,7 @@ mod get;
 mod init;
 mod log;
 mod ls;
+mod moving;
 mod outcome;
 mod prune;
 mod put;
@@ -92,6 +93,7 @@ pub enum Command {
     Sync(sync::Args),
     #[command(subcommand)]
     Export(export::Command),
+    Restore(moving::RestoreArgs),
     #[command(subcommand)]
     Admin(admin::Command),
     Doctor(doctor::Args),
@@ -132,6 +134,7 @@ impl Command {
             Command::Retention(command) => retention::run(command, app).await,
             Command::Sync(args) => sync::run(args, app).await,
             Command::Export(command) => export::run(command, app).await,
+            Command::Restore(args) => moving::restore(args, app).await,
             Command::Admin(command) => admin::run(command, app).await,
             Command::Doctor(args) => doctor::run(args, app).await,
             Command::Bench(args) => bench::run(args, app).await,

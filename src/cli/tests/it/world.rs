@@ -4,7 +4,7 @@ use crate::fake::Fake;
 use async_trait::async_trait;
 use confold_cli::{
     Context, Exit, Failure, bench,
-    local::{Access, Exported, Finding, InitOptions, Initialised, Level, Local, Rebuilt, Scratch, ServeOptions, Serving},
+    local::{Access, Copied, CopyOptions, Exported, Finding, InitOptions, Initialised, Level, Local, Rebuilt, Reopened, Scratch, ServeOptions, Serving, Survey},
     run_async,
 };
 use confold_client::{Retries, Tls};
@@ -214,6 +214,43 @@ impl Local for Disk {
     async fn open(&self, data: &Path, access: Access) -> Result<Arc<dyn Api>, Failure> {
         self.note(format!("open {} {access:?}", data.display()));
         Ok(self.fake.clone())
+    }
+
+    async fn survey(&self, options: &CopyOptions) -> Result<Survey, Failure> {
+        self.note(format!("survey {:?}", options.from));
+        Ok(Survey {
+            store: "main".to_owned(),
+            end: 4_190,
+        })
+    }
+
+    async fn copy_log(
+        &self,
+        options: CopyOptions,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Copied, Failure> {
+        self.note(format!("copy {options:?}"));
+        progress(0, 4_182);
+        Ok(Copied {
+            store: "main".to_owned(),
+            log_id: "ab".repeat(16),
+            records: 4_182,
+            digest: ROOT.to_owned(),
+            resumed_at: if options.resume { 1_000 } else { 0 },
+            incarnation: "cd".repeat(16),
+            transport_id: "ef".repeat(16),
+            opened: 4_182,
+            kept: options.is_move.then(|| "data/log.moved-1".to_owned()),
+            sealed: options.is_move,
+        })
+    }
+
+    async fn unseal(&self, data: &Path, author: &str, principal: &str) -> Result<Reopened, Failure> {
+        self.note(format!("unseal {} by {author} as {principal}", data.display()));
+        Ok(Reopened {
+            incarnation: "cd".repeat(16),
+            position: 4_183,
+        })
     }
 
     async fn rebuild(&self, data: &Path) -> Result<Rebuilt, Failure> {
