@@ -297,13 +297,7 @@ impl Track {
             return Ok(Taken::Nothing);
         }
         if offset > due {
-            return Err(shared.fence(format!(
-                "offset {due} of {} is missing, and {offset} follows: position {position} was removed (compaction or deletion), or \
-                 taken by what is no record (the mark that a transaction leaves). What stands before it is sound: \
-                 `confold log copy` with `--until {position}` makes a log of it",
-                shared.name(),
-                position = self.tip.position
-            )));
+            return Err(self.gap(shared, due, offset));
         }
         if let (Some(epoch), Some(before)) = (epoch, self.epoch)
             && epoch > before
@@ -324,6 +318,17 @@ impl Track {
         self.behind = Some(self.tip);
         self.epoch = epoch;
         Ok(Taken::Record(self.tip.record(time, buffer.split().freeze())))
+    }
+
+    /// Offsets from `due` up to `next` hold no record.
+    fn gap(&self, shared: &Shared, due: i64, next: i64) -> LogError {
+        shared.fence(format!(
+            "offset {due} of {} holds no record, and {next} follows: position {position} was removed (compaction or deletion), or \
+             taken by what is no record (the mark that a transaction leaves). What stands before it is sound: `confold log copy` \
+             with `--until {position}` makes a log of it",
+            shared.name(),
+            position = self.tip.position
+        ))
     }
 
     /// Leader epochs never go down along the log.
@@ -379,13 +384,23 @@ impl Track {
     }
 
     /// Errors come in place of records.
-    fn take_error(&self, shared: &Shared, message: Message<'_>, code: Code, why: &str) -> Result<Taken, LogError> {
+    fn take_error(&mut self, shared: &Shared, message: Message<'_>, code: Code, why: &str) -> Result<Taken, LogError> {
         let at = self.tip.position;
         let unreachable = |what: String| Err(LogError::Unreachable { what });
         match code {
             Code::PartitionEOF => {
-                shared.saw_end(message.offset());
-                Ok(Taken::Nothing)
+                let (end, due) = (message.offset(), shared.frame.offset(at));
+                shared.saw_end(end);
+                if end > due {
+                    Err(self.gap(shared, due, end))
+                } else {
+                    Ok(Taken::Nothing)
+                }
+            }
+            // The leader says so by epochs alone. Reading the last record again tells which other one took its place.
+            Code::LogTruncation if self.behind.is_some() && self.epoch.is_some() => {
+                self.epoch = None;
+                Ok(Taken::Again)
             }
             Code::LogTruncation => Err(shared.fence(format!(
                 "{} has lost records that were read before, up to position {at} (log digest {} before it): {why}",

@@ -1,4 +1,7 @@
 //! The log against real brokers.
 
 mod conformance;
+mod copy;
+mod fences;
+mod foreign;
 mod support;
