@@ -27,6 +27,8 @@ use crate::shared::{Line, Shared};
 const SLICE: Duration = Duration::from_millis(50);
 /// Taken from the client at once.
 const BATCH: usize = 1024;
+/// A new consumer may take so long to find the leader before reading begins.
+const WARM: Duration = Duration::from_secs(1);
 /// After the log was closed, a reader gives up on brokers that say nothing for so long.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -95,6 +97,7 @@ impl KafkaReader {
     /// A consumer that reads from where this reader stands, or one record earlier.
     fn begin(&mut self) -> Result<Line, LogError> {
         let mut line = self.shared.line()?;
+        line.consumer.warm(WARM);
         let due = self.shared.frame.offset(self.track.tip.position);
         let early = self.track.behind.is_some() && due > self.shared.start_offset();
         self.track.compared = None;
@@ -397,18 +400,8 @@ impl Track {
                     Ok(Taken::Nothing)
                 }
             }
-            // The leader says so by epochs alone. Reading the last record again tells which other one took its place.
-            Code::LogTruncation if self.behind.is_some() && self.epoch.is_some() => {
-                self.epoch = None;
-                Ok(Taken::Again)
-            }
-            Code::LogTruncation => Err(shared.fence(format!(
-                "{} has lost records that were read before, up to position {at} (log digest {} before it): {why}",
-                shared.name(),
-                self.tip.digest
-            ))),
-            // Which of both it was is told by the range, once that was asked for again.
-            Code::AutoOffsetReset | Code::OffsetOutOfRange => self.out_of_range(shared),
+            // Out of range, or the leader does not have the last record under its epoch: the library gives one code for both.
+            Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation => self.out_of_range(shared, why),
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
                 shared.verify_topic()?;
                 unreachable(format!("{} cannot be read: {why}", shared.name()))
@@ -427,13 +420,12 @@ impl Track {
         }
     }
 
-    fn out_of_range(&self, shared: &Shared) -> Result<Taken, LogError> {
+    fn out_of_range(&mut self, shared: &Shared, why: &str) -> Result<Taken, LogError> {
         let at = self.tip.position;
         shared.verify_topic()?;
         let (start, end) = shared.ask_range()?;
         let due = shared.frame.offset(at);
         if due < start {
-            shared.saw_start(start);
             let start = shared.frame.position(start);
             return Err(LogError::BelowStart { asked: at, start });
         }
@@ -445,6 +437,15 @@ impl Track {
                 self.tip.digest
             )));
         }
+        if self.behind.is_none() {
+            return Err(shared.fence(format!(
+                "{} did not have position {at} (log digest {} before it), which it had had before: {why}",
+                shared.name(),
+                self.tip.digest
+            )));
+        }
+        // Reading the last record again tells which other one took its place. The leader need not be asked once more.
+        self.epoch = None;
         Ok(Taken::Again)
     }
 }

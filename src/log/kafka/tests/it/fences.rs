@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use confold_log::digest::log_digest;
 use confold_log::{Log, LogError, Range, Record, Tip};
 use confold_log_kafka::{KafkaLog, Options};
 use confold_model::ids::{Hash, Position};
@@ -97,7 +98,8 @@ fn a_topic_that_lost_its_end_is_fenced_before_a_record_of_the_new_branch() {
 
         // Whoever goes on reading.
         let refused = refusal(&mut *reader);
-        let (old, taken) = (records[5].digest.to_string(), new[5].digest.to_string());
+        let taken = log_digest(records[4].digest, Position(5), new[5].time, &new[5].bytes).to_string();
+        let old = records[5].digest.to_string();
         fenced(&refused, &["position 5", &old, &taken]);
         fenced(&log.append(numbered(0, 1).next().unwrap()).unwrap_err(), &[]);
         fenced(&log.health().unwrap_err(), &[]);
@@ -129,13 +131,16 @@ fn a_topic_that_lost_its_end_and_got_nothing_new_is_fenced_too() {
     let topic = cluster.new_topic(&[BROKER_STAMPS]);
     let log = open(&cluster.bootstrap(), &topic);
     let records = append_singly(&log, 0, 5);
-    let mut reader = log.reader(Position(5)).unwrap();
-    assert!(reader.read(1, 1, Duration::from_millis(300)).unwrap().is_empty());
+    let mut reader = log.reader(Position(0)).unwrap();
+    assert_eq!(read_some(&mut *reader, 5), records);
+    // This one is begun, and has seen nothing yet.
+    let mut unread = log.reader(Position(0)).unwrap();
     cluster.kill(1);
     cut_batches(&cluster, &topic, 2);
     cluster.restart(1);
     let refused = refusal(&mut *reader);
     fenced(&refused, &["lost its end", &records[4].digest.to_string()]);
+    fenced(&refusal(&mut *unread), &["lost its end"]);
     let again = open(&cluster.bootstrap(), &topic);
     assert!(matches!(
         again.reader(Position(5)),
