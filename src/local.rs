@@ -265,9 +265,11 @@ fn kafka_config(options: KafkaOptions) -> Result<Kafka, Failure> {
 }
 
 fn plan(options: &CopyOptions) -> Result<Plan, Failure> {
-    let end = |end: &CopyEnd| match end {
-        CopyEnd::Folder(dir) => Ok(End::Folder(dir.clone())),
-        CopyEnd::Topic(kafka) => Ok(End::Topic(kafka_config(kafka.clone())?)),
+    let end = |end: &CopyEnd| -> Result<End, Failure> {
+        Ok(match end {
+            CopyEnd::Folder(dir) => End::Folder(dir.clone()),
+            CopyEnd::Topic(kafka) => End::Topic(kafka_config(kafka.clone())?),
+        })
     };
     Ok(Plan {
         from: end(&options.from)?,
