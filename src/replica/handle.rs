@@ -333,13 +333,18 @@ impl Handle {
     }
 }
 
+/// How long the first record of a log that has one may take.
+const GENESIS_WAIT: Duration = Duration::from_secs(20);
+
 /// Into an empty store: everything else of the replica may then rely on a name, limits and an incarnation.
 fn fold_genesis(log: &dyn Log, store: &dyn Store, folder: &mut Folder) -> Result<(), OpenError> {
     let range = log.range();
     if range.start > Position(0) {
         return Err(OpenError::SnapshotNeeded { start: range.start });
     }
-    let first = log.reader(Position(0))?.read(1, 1, Duration::ZERO)?;
+    // What stands there may have to come from a broker.
+    let wait = if range.end > Position(0) { GENESIS_WAIT } else { Duration::ZERO };
+    let first = log.reader(Position(0))?.read(1, 1, wait)?;
     let record = first.first().ok_or(OpenError::Empty)?;
     folder.fold(record, &NoObjects).map_err(|error| match error {
         FoldError::Fenced(what) => OpenError::NoStore(what),

@@ -2,7 +2,10 @@
 
 mod crash;
 mod guide;
+mod kafka;
+mod moving;
 mod server;
+mod stores;
 mod support;
 mod tidy;
 mod voltha;
