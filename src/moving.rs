@@ -292,17 +292,19 @@ impl Target {
         match &plan.to {
             End::Folder(dir) => {
                 let folder = dir.join(LOG);
-                if folder.exists() {
-                    if !plan.resume {
-                        return Err(MoveError::Occupied(plan.to.name()));
-                    }
-                    let whole = FileLog::open_read_only(&folder, file_options())?.copied_to();
-                    return match whole {
-                        Position(0) => Ok((Target::File(Copy::resume(&folder, file_options())?), end)),
-                        whole => Ok((Target::Whole, whole)),
-                    };
+                let begun = match FileLog::open_read_only(&folder, file_options()) {
+                    Ok(_) if !plan.resume => return Err(MoveError::Occupied(plan.to.name())),
+                    Ok(log) => Some(log.copied_to()),
+                    // Nothing, or what was interrupted before it was a log.
+                    Err(LogError::Missing { .. }) => None,
+                    Err(error) => return Err(error.into()),
+                };
+                match begun {
+                    Some(Position(0)) => return Ok((Target::File(Copy::resume(&folder, file_options())?), end)),
+                    Some(whole) => return Ok((Target::Whole, whole)),
+                    None if folder.exists() && plan.resume => {}
+                    None => folder::make_room(dir)?,
                 }
-                folder::make_room(dir)?;
                 origin.identity.transport_id = folder::random()?;
                 // Until it is finished the copy is not taken for one that is whole.
                 origin.end = Position(0);
