@@ -152,7 +152,9 @@ impl Plant {
                 Check::Views,
                 Check::Answers,
             ],
-            Plant::LostWindowUnseen | Plant::LostPolicy => &[Check::StateRows, Check::Pure, Check::Agreement],
+            Plant::LostWindowUnseen | Plant::LostPolicy => {
+                &[Check::StateRows, Check::Pure, Check::Agreement, Check::Alarm]
+            }
             _ => &[],
         }
     }
