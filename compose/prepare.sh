@@ -12,6 +12,12 @@ need_packages() {
     if ! ls /usr/lib/llvm-*/lib/libclang.so >/dev/null 2>&1; then
         missing="$missing libclang-dev"
     fi
+    # librdkafka's configure script, and what it links.
+    command -v bash >/dev/null 2>&1 || missing="$missing bash"
+    command -v make >/dev/null 2>&1 || missing="$missing make"
+    command -v pkg-config >/dev/null 2>&1 || missing="$missing pkg-config"
+    [ -e /usr/include/openssl/ssl.h ] || missing="$missing libssl-dev"
+    [ -e /usr/include/zlib.h ] || missing="$missing zlib1g-dev"
     [ -z "$missing" ] && return 0
     say "Installing packages:$missing"
     as_root=""

@@ -3,6 +3,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . compose/prepare.sh
+compose/kafka.sh fetch
 
 say "1/6 The pure model, debug build: seconds, no C"
 cargo test --locked -q -p confold-model

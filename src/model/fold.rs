@@ -2,13 +2,14 @@
 
 use crate::code::{Code, Rejection};
 use crate::digest::{self, HistoryLeaf};
-use crate::event::{self, Body, Event, Genesis};
-use crate::ids::{EventId, Hash, Position, Revision, Time};
+use crate::event::{self, Body, Checkpoint, Event, Genesis};
+use crate::ids::{EventId, Hash, Incarnation, Position, Revision, Time};
 use crate::merge;
 use crate::objects::{Objects, ObjectsError};
 use crate::path::Path;
+use crate::policy::Policy;
 use crate::schema::{Schema, SchemaProblem};
-use crate::state::State;
+use crate::state::{CheckpointRow, State};
 use crate::window::Entry;
 use std::sync::Arc;
 
@@ -17,6 +18,10 @@ pub const MARK_EVERY: u64 = 4096;
 
 /// A checkpoint older than this leaves the state.
 const CHECKPOINT_LIFE_MS: i64 = 30 * 24 * 3600 * 1000;
+
+/// Rows of the table of checkpoints, and bytes of a build's name in one: no announcement may swell the state.
+pub const MAX_REPLICAS: usize = 1_024;
+pub const MAX_BUILD_BYTES: usize = 256;
 
 /// What became of one event.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,7 +129,7 @@ pub fn apply(state: &mut State, time: Time, record: &[u8], objects: &dyn Objects
     let mut fresh = None;
     let decision = match event {
         Err(rejection) => rejection.into(),
-        Ok(event) => {
+        Ok(mut event) => {
             author = event.author.clone().into_owned();
             body = event.body.name();
             intention = event.intention;
@@ -132,10 +137,14 @@ pub fn apply(state: &mut State, time: Time, record: &[u8], objects: &dyn Objects
                 Err(decision) => *decision,
                 Ok(mark) => {
                     fresh = mark;
-                    if matches!(event.body, Body::Clock) {
+                    let decision = match allow(state, &mut event) {
+                        Err(rejection) => rejection.into(),
+                        Ok(()) => decide(state, position, new_time, &event, objects)?,
+                    };
+                    if matches!((&event.body, &decision.outcome), (Body::Clock, Outcome::Accepted)) {
                         new_time = time;
                     }
-                    decide(state, position, new_time, &event, objects)?
+                    decision
                 }
             }
         }
@@ -240,10 +249,25 @@ fn admit(state: &State, position: Position, event: &Event<'_>) -> Result<Option<
         let detail = format!("the id stands at position {} with another intent or principal", first.position);
         return reject(Code::IdReused, detail);
     }
-    if state.sealed {
-        return Err(Box::new(Decision::rejected(Code::Sealed, "the log was moved away")));
+    if state.sealed && !matches!(event.body, Body::Open { .. }) {
+        return reject(Code::Sealed, "the log was sealed to be moved; where it goes on, it was opened again".to_owned());
     }
     Ok(Some(intent))
+}
+
+/// Rights, under the policy in force before the event. What the policy makes strict is strict from here on.
+///
+/// The principal is the one that the server stamped: whoever may write the log may stamp any.
+fn allow(state: &State, event: &mut Event<'_>) -> Result<(), Rejection> {
+    let Some(policy) = state.policy().filter(|policy| !policy.rules.is_open()) else { return Ok(()) };
+    let grants = policy.rules.of(&event.principal);
+    grants.check(&event.body)?;
+    if let Body::Commit(commit) = &mut event.body {
+        for operation in &mut commit.operations {
+            operation.strict |= grants.is_strict(&operation.path, operation.kind.reach());
+        }
+    }
+    Ok(())
 }
 
 fn decide(
@@ -285,31 +309,22 @@ fn decide(
             Decision::changed(changed)
         }
         Body::Prune { floor } => prune(state, time, *floor),
+        Body::Policy { policy, replaces } => set_policy(state, position, policy, *replaces),
         Body::Withdraw { id } => withdraw(state, position, event, id),
         Body::Activation { level } => activate(state, position, *level),
         Body::Clock => Decision::changed(true),
+        Body::Seal => {
+            state.sealed = true;
+            Decision::changed(true)
+        }
+        Body::Open { incarnation, transport_id } => open(state, position, *incarnation, *transport_id),
+        // A sealed log is over: what it holds is decided, whoever announces what. A copy may end at the seal.
+        Body::Mark { .. } | Body::Checkpoint(_) if state.sealed => Decision::of(Outcome::Unchanged),
         Body::Mark { last_mark } => {
             let moved = *last_mark != state.last_mark;
             Decision { mark: !moved, ..Decision::changed(!moved) }
         }
-        Body::Checkpoint(checkpoint) => {
-            let last = state.checkpoint(&checkpoint.replica).map(|row| row.checkpoint.position);
-            if checkpoint.position >= position {
-                let detail = format!("a checkpoint of {} cannot stand at {position}", checkpoint.position);
-                return Ok(Decision::rejected(Code::Future, detail));
-            }
-            let newer = last.is_none_or(|last| checkpoint.position > last);
-            if newer {
-                let old: Vec<[u8; 16]> = state
-                    .checkpoints()
-                    .filter(|row| time.0.saturating_sub(row.time.0) > CHECKPOINT_LIFE_MS)
-                    .map(|row| row.checkpoint.replica)
-                    .collect();
-                old.iter().for_each(|replica| state.remove_checkpoint(replica));
-                state.put_checkpoint(checkpoint, position, time);
-            }
-            Decision::changed(newer)
-        }
+        Body::Checkpoint(checkpoint) => announce(state, position, time, checkpoint),
         Body::Fence => Decision::of(Outcome::Unchanged),
         Body::Later { name } => {
             Decision::rejected(Code::Unsupported, format!("{name} is not yet supported at level {}", state.level))
@@ -346,6 +361,19 @@ fn begin(state: &mut State, event: &Event<'_>, genesis: &Genesis) -> Decision {
     state.transport_id = genesis.transport_id;
     state.put_incarnation(Position(0), event.incarnation);
     state.put_level(Position(0), genesis.level);
+    Decision::of(Outcome::Accepted)
+}
+
+/// Another life of the log begins, here or on another transport: what was written for an earlier one is foreign from here
+/// on, so no incarnation comes twice.
+fn open(state: &mut State, position: Position, incarnation: Incarnation, transport_id: [u8; 16]) -> Decision {
+    if let Some(used) = state.incarnations().find(|row| row.incarnation == incarnation) {
+        let detail = format!("the incarnation {incarnation} began at position {} and cannot begin again", used.begin);
+        return Decision::rejected(Code::IdReused, detail);
+    }
+    state.put_incarnation(position, incarnation);
+    state.transport_id = transport_id;
+    state.sealed = false;
     Decision::of(Outcome::Accepted)
 }
 
@@ -461,6 +489,60 @@ pub fn policy_floor(state: &State, time: Time) -> Revision {
     state.marks().rev().find(released).map_or(state.floor, |mark| mark.revision.max(state.floor))
 }
 
+/// The whole policy at once; an author who has not seen the one in force does not replace it.
+fn set_policy(state: &mut State, position: Position, policy: &Policy, replaces: Position) -> Decision {
+    if let Err(rejection) = policy.check() {
+        return rejection.into();
+    }
+    let present = state.policy().map(|row| row.position).unwrap_or_default();
+    if replaces != present {
+        let text = |position: Position| match position {
+            Position(0) => "none".to_owned(),
+            position => format!("that of position {position}"),
+        };
+        let detail = format!("the policy in force is {}, this one was made to replace {}", text(present), text(replaces));
+        return Decision::rejected(Code::Conflict, detail);
+    }
+    let differs = match state.policy() {
+        Some(row) => row.policy != *policy,
+        None => *policy != Policy::default(),
+    };
+    if differs {
+        state.put_policy(position, policy);
+    }
+    Decision::changed(differs)
+}
+
+/// Above that replica's last one alone; rows that nobody renewed for a month leave.
+///
+/// Nothing of what a replica says of itself can be checked here, so what follows from it is bounded: it speaks of the
+/// past, it holds nobody up for longer than a month, and it takes little room.
+fn announce(state: &mut State, position: Position, time: Time, checkpoint: &Checkpoint<'_>) -> Decision {
+    for (what, of) in [("a checkpoint of", checkpoint.position), ("a checkpoint that is durable up to", checkpoint.durable)] {
+        if of >= position {
+            return Decision::rejected(Code::Future, format!("{what} {of} cannot stand at {position}"));
+        }
+    }
+    let length = checkpoint.build.len();
+    if length > MAX_BUILD_BYTES {
+        let detail = format!("the build's name has {length} bytes, the limit is {MAX_BUILD_BYTES}");
+        return Decision::rejected(Code::Limit, detail);
+    }
+    let last = state.checkpoint(&checkpoint.replica).map(|row| row.checkpoint.position);
+    if last.is_some_and(|last| checkpoint.position <= last) {
+        return Decision::of(Outcome::Unchanged);
+    }
+    let is_old = |row: &CheckpointRow| time.0.saturating_sub(row.time.0) > CHECKPOINT_LIFE_MS;
+    let (old, young): (Vec<CheckpointRow>, Vec<_>) = state.checkpoints().partition(is_old);
+    if last.is_none() && young.len() >= MAX_REPLICAS {
+        let detail = format!("{} replicas have announced checkpoints within a month, which is the limit", young.len());
+        return Decision::rejected(Code::Limit, detail);
+    }
+    old.iter().for_each(|row| state.remove_checkpoint(&row.checkpoint.replica));
+    state.put_checkpoint(checkpoint, position, time);
+    Decision::of(Outcome::Accepted)
+}
+
 /// Bars an id for good; an id that was met keeps its first outcome.
 fn withdraw(state: &mut State, position: Position, event: &Event<'_>, id: &EventId) -> Decision {
     if event.intention.is_some_and(|(own, _)| own == *id) {
@@ -503,6 +585,3 @@ fn activate(state: &mut State, position: Position, level: u32) -> Decision {
     state.put_level(position, level);
     Decision { halt: (level > event::LEVEL).then_some(level), ..Decision::of(Outcome::Accepted) }
 }
-
-#[cfg(test)]
-mod tests;

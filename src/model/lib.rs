@@ -20,6 +20,7 @@ pub mod merge;
 pub mod node;
 pub mod objects;
 pub mod path;
+pub mod policy;
 pub mod proto;
 mod read_only;
 pub mod schema;

@@ -4,6 +4,7 @@ use crate::digest::{self, HistoryRange};
 use crate::event::{Checkpoint, Limits, Malformed, RetentionPolicy};
 use crate::ids::{Hash, Incarnation, Position, Revision, Time};
 use crate::map::Map;
+use crate::policy::{Policy, Rulebook};
 use crate::proto::{self, Fields};
 use crate::schema::Schema;
 use crate::tree::Tree;
@@ -36,7 +37,8 @@ pub mod member {
     pub const CHECKPOINTS: u16 = 36;
     pub const INCARNATIONS: u16 = 37;
     pub const WINDOW: u16 = 38;
-    // 39 is kept for the access policy; absent at level 1.
+    /// Left out while no policy was ever set.
+    pub const POLICY: u16 = 39;
 }
 
 /// Where the scalar members stand among a store's state rows.
@@ -87,6 +89,26 @@ pub struct MarkRow {
     pub revision: Revision,
 }
 
+/// One life of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IncarnationRow {
+    /// Position of genesis or of the `open` that began it.
+    pub begin: Position,
+    pub incarnation: Incarnation,
+    /// First position that no longer belongs to it: that of the next `open`. None for the present one.
+    pub end: Option<Position>,
+}
+
+/// The access policy in force.
+#[derive(Clone, Debug)]
+pub struct PolicyRow {
+    /// Of the event that brought it.
+    pub position: Position,
+    pub policy: Policy,
+    /// What the policy decides.
+    pub rules: Rulebook,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckpointRow {
     pub checkpoint: Checkpoint<'static>,
@@ -124,6 +146,10 @@ pub struct State {
     marks: Table,
     checkpoints: Table,
     incarnations: Table,
+    /// One row at most.
+    policies: Table,
+    /// Follows from that row.
+    policy: Option<Arc<PolicyRow>>,
     /// How many tags name a revision; derived from the tags.
     tagged: BTreeMap<Revision, u32>,
     edits: Vec<StateEdit>,
@@ -169,6 +195,8 @@ impl State {
             marks: Table::new(member::MARKS),
             checkpoints: Table::new(member::CHECKPOINTS),
             incarnations: Table::new(member::INCARNATIONS),
+            policies: Table::new(member::POLICY),
+            policy: None,
             tagged: BTreeMap::new(),
             edits: Vec::new(),
             window_unsaved: Position(0),
@@ -260,10 +288,19 @@ impl State {
         self.incarnation
     }
 
+    /// Every life of the log, the present one last.
+    pub fn incarnations(&self) -> impl DoubleEndedIterator<Item = IncarnationRow> + '_ {
+        self.incarnations.rows.iter().filter_map(|(key, row)| read_incarnation(key, row).ok())
+    }
+
     /// The log id: the first incarnation.
     pub fn log_id(&self) -> Incarnation {
-        let first = self.incarnations.rows.values().next().and_then(|row| read_incarnation(row).ok());
-        first.unwrap_or_default()
+        self.incarnations().next().map(|row| row.incarnation).unwrap_or_default()
+    }
+
+    /// The log was moved away, and was not opened again since.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
     }
 
     pub fn level(&self) -> u32 {
@@ -272,6 +309,11 @@ impl State {
 
     pub fn history(&self) -> &HistoryRange {
         &self.history
+    }
+
+    /// `None` while no policy was ever set; everything is allowed then, as under one without rules.
+    pub fn policy(&self) -> Option<&Arc<PolicyRow>> {
+        self.policy.as_ref()
     }
 
     /// Whether a revision can still be named: above the floor, or tagged. Latest always is.
@@ -333,6 +375,9 @@ impl State {
         let mut members: Vec<(u16, Hash)> = scalars.collect();
         members.extend(self.tables().map(|table| (table.number, table.map.hash())));
         members.push((member::WINDOW, self.window.hash(now)));
+        if !self.policies.rows.is_empty() {
+            members.push((member::POLICY, self.policies.map.hash()));
+        }
         members
     }
 
@@ -467,7 +512,7 @@ impl State {
         Ok(())
     }
 
-    /// What follows from the rows: the schema in force, level, incarnation, tagged revisions.
+    /// What follows from the rows: the schema in force, level, incarnation, policy, tagged revisions.
     fn derive(&mut self) -> Result<(), Malformed> {
         let latest = self.schemas().next_back().map(|(_, set)| Schema::compile(set, &self.root_message));
         self.schema = match latest {
@@ -481,8 +526,11 @@ impl State {
         if let Some(row) = self.levels.rows.values().next_back() {
             self.level = Fields::new(row).next().transpose()?.map_or(Ok(0), |(_, value)| value.uint32())?;
         }
-        if let Some(row) = self.incarnations.rows.values().next_back() {
-            self.incarnation = read_incarnation(row)?;
+        if let Some((key, row)) = self.incarnations.rows.iter().next_back() {
+            self.incarnation = read_incarnation(key, row)?.incarnation;
+        }
+        if let Some((key, row)) = self.policies.rows.iter().next_back() {
+            self.policy = Some(Arc::new(read_policy(key, row)?));
         }
         let tagged: Vec<Revision> = self.tags().map(|(_, row)| row.revision).collect();
         for revision in tagged {
@@ -499,6 +547,7 @@ impl State {
             member::MARKS => &mut self.marks,
             member::CHECKPOINTS => &mut self.checkpoints,
             member::INCARNATIONS => &mut self.incarnations,
+            member::POLICY => &mut self.policies,
             other => return Err(Malformed(format!("no state table has number {other}"))),
         })
     }
@@ -526,10 +575,26 @@ impl State {
         self.level = level;
     }
 
+    /// Begins an incarnation, and ends the one before it where there is one.
     pub(crate) fn put_incarnation(&mut self, at: Position, incarnation: Incarnation) {
-        let row = written(|out| proto::put_bytes(out, 1, &incarnation.0));
-        self.put_row(member::INCARNATIONS, &at.0.to_be_bytes(), row);
+        let last = self.incarnations().next_back();
+        let ended = last.filter(|last| last.begin < at).map(|last| IncarnationRow { end: Some(at), ..last });
+        let begun = IncarnationRow { begin: at, incarnation, end: None };
+        for row in ended.into_iter().chain([begun]) {
+            self.put_row(member::INCARNATIONS, &row.begin.0.to_be_bytes(), incarnation_row(&row));
+        }
         self.incarnation = incarnation;
+    }
+
+    /// In the place of the one in force, where there is one.
+    pub(crate) fn put_policy(&mut self, at: Position, policy: &Policy) {
+        if let Some(old) = self.policy.take() {
+            self.remove_row(member::POLICY, &old.position.0.to_be_bytes());
+        }
+        // What it replaced is over.
+        let row = written(|out| proto::put_message(out, 1, |out| policy.write(Position(0), out)));
+        self.put_row(member::POLICY, &at.0.to_be_bytes(), row);
+        self.policy = Some(Arc::new(PolicyRow { position: at, policy: policy.clone(), rules: Rulebook::new(policy) }));
     }
 
     pub(crate) fn put_tag(&mut self, name: &str, revision: Revision, at: Position) {
@@ -600,11 +665,32 @@ fn read_position(key: &[u8]) -> Option<Position> {
     Some(Position(u64::from_be_bytes(key.try_into().ok()?)))
 }
 
-fn read_incarnation(row: &[u8]) -> Result<Incarnation, Malformed> {
-    match Fields::new(row).next().transpose()? {
-        Some((1, value)) => Ok(Incarnation(value.array("incarnation")?)),
-        _ => Err(Malformed("an incarnation row without its id".into())),
+fn incarnation_row(row: &IncarnationRow) -> Vec<u8> {
+    written(|out| {
+        proto::put_bytes(out, 1, &row.incarnation.0);
+        // The field has presence, so a 0 would be written too; but none ends at genesis.
+        proto::put_uint(out, 2, row.end.unwrap_or_default().0);
+    })
+}
+
+fn read_incarnation(key: &[u8], row: &[u8]) -> Result<IncarnationRow, Malformed> {
+    let begin = read_position(key).ok_or_else(|| Malformed("an incarnation's key".into()))?;
+    let (mut incarnation, mut end) = (None, None);
+    for field in Fields::new(row) {
+        match field? {
+            (1, value) => incarnation = Some(Incarnation(value.array("incarnation")?)),
+            (_, value) => end = Some(Position(value.uint()?)),
+        }
     }
+    let incarnation = incarnation.ok_or_else(|| Malformed("an incarnation row without its id".into()))?;
+    Ok(IncarnationRow { begin, incarnation, end })
+}
+
+fn read_policy(key: &[u8], row: &[u8]) -> Result<PolicyRow, Malformed> {
+    let position = read_position(key).ok_or_else(|| Malformed("a policy's key".into()))?;
+    let bytes = Fields::new(row).next().transpose()?.map_or(Ok(&[][..]), |(_, value)| value.bytes())?;
+    let (policy, _) = Policy::read(bytes)?;
+    Ok(PolicyRow { position, rules: Rulebook::new(&policy), policy })
 }
 
 fn read_tag(row: &[u8]) -> Result<TagRow, Malformed> {

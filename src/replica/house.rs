@@ -134,6 +134,10 @@ impl Core {
         if self.stand.state() != ReplicaState::Serving || self.is_closing() {
             return;
         }
+        // What is over keeps no house: nothing that would be posted changes it.
+        if self.views.latest().sealed {
+            return;
+        }
         let now = (self.options.clock)();
         self.post_checkpoint(now);
         self.propose_mark(now);

@@ -17,7 +17,7 @@ use confold_model::event::{self, Body, Event, Malformed};
 use confold_model::fold::{self, Applied, Outcome};
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
 use confold_model::objects::{Objects, ObjectsError};
-use confold_model::state::{CheckpointRow, State, TagRow, member};
+use confold_model::state::{CheckpointRow, IncarnationRow, State, TagRow, member};
 use confold_model::window::Entry;
 use confold_store::{Batch, Durability, Head, IdRow, RevisionRow, StateEdit, Store, StoreError, Touched};
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ mod own {
 }
 
 /// The fold's own tables, as `State::load` wants them.
-const STATE_TABLES: [u16; 8] = [
+const STATE_TABLES: [u16; 9] = [
     0,
     member::SCHEMAS,
     member::LEVELS,
@@ -46,6 +46,7 @@ const STATE_TABLES: [u16; 8] = [
     member::CHECKPOINTS,
     member::INCARNATIONS,
     member::WINDOW,
+    member::POLICY,
 ];
 
 /// Own marks that are kept for comparing with what other replicas announce.
@@ -167,6 +168,7 @@ struct Shown {
     tags: Arc<BTreeMap<String, TagRow>>,
     schemas: Arc<BTreeMap<Position, Bytes>>,
     checkpoints: Arc<Vec<CheckpointRow>>,
+    incarnations: Arc<Vec<IncarnationRow>>,
     root_message: Arc<str>,
 }
 
@@ -176,6 +178,7 @@ struct Stale {
     tags: bool,
     schemas: bool,
     checkpoints: bool,
+    incarnations: bool,
 }
 
 impl Settlement {
@@ -245,7 +248,7 @@ impl Folder {
             name,
             marks: BTreeMap::new(),
             shown: Shown::default(),
-            stale: Stale { tags: true, schemas: true, checkpoints: true },
+            stale: Stale { tags: true, schemas: true, checkpoints: true, incarnations: true },
             last_author: "".into(),
             open: Open::default(),
         }
@@ -335,11 +338,14 @@ impl Folder {
             level: state.level(),
             incarnation: state.incarnation(),
             log_id: state.log_id(),
+            incarnations: self.shown.incarnations.clone(),
+            sealed: state.is_sealed(),
             transport_id: state.transport_id(),
             schema: state.schema().cloned(),
             root_message: self.shown.root_message.clone(),
             schemas: self.shown.schemas.clone(),
             tags: self.shown.tags.clone(),
+            policy: state.policy().cloned(),
             limits: *state.limits(),
             retention: *state.retention(),
             window: state.window().width(),
@@ -418,6 +424,7 @@ impl Folder {
         match applied.body {
             "tag" | "untag" => self.stale.tags |= accepted,
             "schema" => self.stale.schemas |= accepted,
+            "genesis" | "open" => self.stale.incarnations |= accepted,
             "checkpoint" if accepted => {
                 self.stale.checkpoints = true;
                 self.compare(record);
@@ -480,6 +487,9 @@ impl Folder {
             let schemas = self.state.schemas();
             self.shown.schemas = Arc::new(schemas.map(|(at, set)| (at, Bytes::copy_from_slice(set))).collect());
             self.shown.root_message = self.state.root_message().into();
+        }
+        if stale.incarnations {
+            self.shown.incarnations = Arc::new(self.state.incarnations().collect());
         }
         if stale.checkpoints {
             self.shown.checkpoints = Arc::new(self.state.checkpoints().collect());

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use confold_model::event::{Limits, RetentionPolicy};
 use confold_model::ids::{Hash, Incarnation, Position, Revision, Time};
 use confold_model::schema::Schema;
-use confold_model::state::{CheckpointRow, TagRow};
+use confold_model::state::{CheckpointRow, IncarnationRow, PolicyRow, TagRow};
 use confold_model::tree::Tree;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +34,10 @@ pub struct View {
     pub level: u32,
     pub incarnation: Incarnation,
     pub log_id: Incarnation,
+    /// Every life of the log, the present one last.
+    pub incarnations: Arc<Vec<IncarnationRow>>,
+    /// The log was moved away, and was not opened again since: only an `open` is still accepted.
+    pub sealed: bool,
     pub transport_id: [u8; 16],
     /// `None` until the first schema is pushed.
     pub schema: Option<Arc<Schema>>,
@@ -42,6 +46,8 @@ pub struct View {
     /// Descriptor sets by the position of their event.
     pub schemas: Arc<BTreeMap<Position, Bytes>>,
     pub tags: Arc<BTreeMap<String, TagRow>>,
+    /// Who may do what. `None` while no policy was ever set; everything is allowed then, as under one without rules.
+    pub policy: Option<Arc<PolicyRow>>,
     pub limits: Limits,
     pub retention: RetentionPolicy,
     /// W: how many positions an event id stays usable.
@@ -89,6 +95,13 @@ impl View {
         let above = Revision(self.floor.0 + 1).min(self.revision);
         let kept = self.tags.values().map(|tag| tag.revision).chain([above]);
         kept.min_by_key(|kept| (kept.0.abs_diff(revision.0), std::cmp::Reverse(*kept))).unwrap_or(self.revision)
+    }
+
+    /// What a position means here that somebody read under an incarnation: the position itself, where that incarnation had
+    /// got so far before it ended. `None`: it says nothing about this log.
+    pub fn position_of(&self, position: Position, incarnation: Incarnation) -> Option<Position> {
+        let row = self.incarnations.iter().find(|row| row.incarnation == incarnation)?;
+        row.end.is_none_or(|end| position < end).then_some(position)
     }
 
     /// The descriptor set in force at a position, with the position of the event that brought it.

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::ids::EventId;
+use crate::path::{Path, Step};
+use crate::policy::{Right, Rule, TokenRow};
 use crate::window::Entry;
 
 /// A state with something in every member.
@@ -46,7 +48,38 @@ fn full() -> State {
         durable: Position(90),
     };
     state.put_checkpoint(&checkpoint, Position(101), Time(60));
+    state.put_policy(Position(50), &policy());
     state.window.insert(entry());
+    state
+}
+
+fn policy() -> Policy {
+    let rule = |principal: &str| Rule {
+        principal: principal.to_owned(),
+        prefix: Path {
+            steps: vec![Step::keyed(2, &b"a"[..]), Step::single(9)],
+        },
+        rights: [Right::Read, Right::Write].into_iter().collect(),
+        strict: false,
+    };
+    let token = TokenRow {
+        id: [11; 8],
+        hash: [12; 32],
+        principal: "ann".into(),
+        expires_ms: 13,
+    };
+    Policy {
+        rules: vec![rule("ann"), rule("*")],
+        tokens: vec![token],
+    }
+}
+
+/// `full()` with another policy.
+fn with_policy(change: impl Fn(&mut Policy)) -> State {
+    let mut state = full();
+    let mut other = policy();
+    change(&mut other);
+    state.put_policy(Position(50), &other);
     state
 }
 
@@ -124,7 +157,10 @@ fn a_change_of_anything_that_the_fold_reads_changes_the_state_hash() {
         marks: _,
         checkpoints: _,
         incarnations: _,
-        // These follow from tables: the latest schema with the root message, level, incarnation, the tags by revision.
+        policies: _,
+        // These follow from tables: the latest schema with the root message, level, incarnation, policy, the tags by
+        // revision.
+        policy: _,
         schema: _,
         level: _,
         incarnation: _,
@@ -209,6 +245,30 @@ fn a_change_of_anything_that_the_fold_reads_changes_the_state_hash() {
             "incarnation: one more",
             field(|state| state.put_incarnation(Position(9), Incarnation([5; 16]))),
         ),
+        (
+            "incarnation: one more, that begins later",
+            field(|state| state.put_incarnation(Position(10), Incarnation([5; 16]))),
+        ),
+        (
+            "incarnation: the end of one before",
+            field(|state| {
+                state.put_incarnation(Position(9), Incarnation([5; 16]));
+                let other = IncarnationRow {
+                    begin: Position(0),
+                    incarnation: Incarnation([5; 16]),
+                    end: Some(Position(8)),
+                };
+                state.put_row(member::INCARNATIONS, &[0; 8], incarnation_row(&other));
+            }),
+        ),
+        (
+            "policy: at another position",
+            field(|state| state.put_policy(Position(51), &policy())),
+        ),
+        (
+            "policy: none was ever set",
+            field(|state| state.remove_row(member::POLICY, &50u64.to_be_bytes())),
+        ),
         ("checkpoint: none", field(|state| state.remove_checkpoint(&[6; 16]))),
     ]
     .into_iter()
@@ -262,6 +322,42 @@ fn a_change_of_anything_that_the_fold_reads_changes_the_state_hash() {
         ("checkpoint: time", with_checkpoint(|row| row.time.0 += 1)),
     ]);
     changed.extend([
+        ("policy: without rules", with_policy(|policy| policy.rules.clear())),
+        ("policy: a rule less", with_policy(|policy| drop(policy.rules.pop()))),
+        ("policy: order of rules", with_policy(|policy| policy.rules.reverse())),
+        (
+            "policy: principal",
+            with_policy(|policy| policy.rules[0].principal.push('e')),
+        ),
+        (
+            "policy: field of the path",
+            with_policy(|policy| policy.rules[0].prefix.steps[1].field = 8),
+        ),
+        (
+            "policy: key of the path",
+            with_policy(|policy| policy.rules[0].prefix.steps[0].key = None),
+        ),
+        (
+            "policy: rights",
+            with_policy(|policy| policy.rules[0].rights = policy.rules[0].rights.without(Right::Write)),
+        ),
+        ("policy: strict", with_policy(|policy| policy.rules[0].strict = true)),
+        ("policy: no token", with_policy(|policy| policy.tokens.clear())),
+        ("policy: token's id", with_policy(|policy| policy.tokens[0].id[7] = 0)),
+        (
+            "policy: token's hash",
+            with_policy(|policy| policy.tokens[0].hash[31] = 0),
+        ),
+        (
+            "policy: token's principal",
+            with_policy(|policy| policy.tokens[0].principal.push('e')),
+        ),
+        (
+            "policy: token's expiry",
+            with_policy(|policy| policy.tokens[0].expires_ms = 0),
+        ),
+    ]);
+    changed.extend([
         ("window: position", with_entry(|entry| entry.position.0 += 1)),
         ("window: seen", with_entry(|entry| entry.id.seen.0 += 1)),
         ("window: nonce", with_entry(|entry| entry.id.nonce[15] ^= 1)),
@@ -312,8 +408,46 @@ fn what_has_left_the_window_is_in_the_state_hash_no_more() {
 
 #[test]
 fn members_ascend_and_are_what_the_hash_is_made_of() {
+    let numbers: Vec<u16> = (1..=16).chain(32..=39).collect();
     let mut state = full();
     let members = state.members();
-    assert_eq!(members.len(), 23);
+    assert_eq!(members.iter().map(|(number, _)| *number).collect::<Vec<_>>(), numbers);
     assert_eq!(digest::state(&members), state.hash());
+}
+
+#[test]
+fn a_store_without_a_policy_has_the_members_that_it_had_before_there_were_policies() {
+    let numbers = |state: &mut State| {
+        state
+            .members()
+            .into_iter()
+            .map(|(number, _)| number)
+            .collect::<Vec<_>>()
+    };
+    let mut state = State::new();
+    assert_eq!(numbers(&mut state), (1..=16).chain(32..=38).collect::<Vec<u16>>());
+    // Once set it stays a member, also without rules: what replaces it says its position.
+    state.put_policy(Position(50), &Policy::default());
+    assert_eq!(numbers(&mut state), (1..=16).chain(32..=39).collect::<Vec<u16>>());
+}
+
+#[test]
+fn one_row_holds_the_policy_and_it_comes_back_from_a_store() {
+    let mut state = full();
+    state.put_policy(Position(60), &Policy::default());
+    state.put_policy(Position(70), &policy());
+    let mut rows = BTreeMap::new();
+    for edit in state.take_edits() {
+        match edit.value {
+            Some(value) => rows.insert((edit.table, edit.key), value),
+            None => rows.remove(&(edit.table, edit.key)),
+        };
+    }
+    // A schema of `full` is none.
+    rows.retain(|(table, _), _| *table != member::SCHEMAS);
+    assert_eq!(rows.keys().filter(|(table, _)| *table == member::POLICY).count(), 1);
+    let loaded = State::load(rows.into_iter().map(|((table, key), value)| (table, key, value))).unwrap();
+    let row = loaded.policy().unwrap();
+    assert_eq!((row.position, &row.policy), (Position(70), &policy()));
+    assert!(row.rules.of("ann").allows(Right::Write, &policy().rules[0].prefix));
 }

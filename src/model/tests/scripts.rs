@@ -12,8 +12,9 @@
 //! These lines of one case form one commit; `with seen=-3 id=NAME principal=P author=A` before them sets its envelope,
 //! `resend NAME` sends an earlier record again. Other commands are one event each: `schema NAME [ROOT]`, `tag NAME REV`,
 //! `untag NAME…`, `retention n=… age=…|all`, `prune [REV]`, `withdraw ID`, `activation N`, `clock MS`, `mark [POS]`,
-//! `checkpoint REPLICA POS level=N`, `fence`, `later N`, `raw HEX`, `skip N` (that many fences), `time MS` (for the next
-//! records); `let LABEL` remembers the tree as it stands; `show PATH [@LABEL]`, `tags`, `state` only print.
+//! `checkpoint REPLICA POS level=N`, `fence`, `seal`, `open N [transport=N]`, `later`, `raw HEX`, `skip N` (that many
+//! fences), `time MS` (for the next records); `let LABEL` remembers the tree as it stands; `show PATH [@LABEL]`, `tags`,
+//! `incarnations`, `state` only print. Records carry the present incarnation unless told another one.
 
 use confold_model::diff::{self, ChangeKind};
 use confold_model::event::{
@@ -121,7 +122,8 @@ impl World {
     }
 
     fn send(&mut self, body: Body<'_>) -> Applied {
-        let envelope = std::mem::take(&mut self.envelope);
+        let mut envelope = std::mem::take(&mut self.envelope);
+        envelope.incarnation.get_or_insert(self.state.incarnation().0);
         let mut nonce = [0; 16];
         nonce.copy_from_slice(&self.next_nonce.to_be_bytes());
         self.next_nonce += 1;
@@ -394,7 +396,21 @@ impl World {
                 durable: Position(number(words[1])),
             }),
             "fence" => Body::Fence,
-            "later" => Body::Later { name: ["trim", "policy", "seal", "open"][number(words[0]) as usize] },
+            "seal" => Body::Seal,
+            "open" => Body::Open {
+                incarnation: Incarnation([number(words[0]) as u8; 16]),
+                transport_id: [option("transport").map_or(0x20, number) as u8; 16],
+            },
+            "incarnations" => {
+                for row in self.state.incarnations() {
+                    let end = row.end.map(|end| format!(", ended at p{end}")).unwrap_or_default();
+                    writeln!(out, "{:02x} from p{}{end}", row.incarnation.0[0], row.begin).unwrap();
+                }
+                let (transport, sealed) = (self.state.transport_id()[0], self.state.is_sealed());
+                writeln!(out, "transport {transport:02x}{}", if sealed { ", sealed" } else { "" }).unwrap();
+                return;
+            }
+            "later" => Body::Later { name: "trim" },
             other => panic!("unknown command {other:?} in {line:?}"),
         };
         let before = self.state.tree().clone();
@@ -527,4 +543,4 @@ macro_rules! scripts {
     };
 }
 
-scripts![add, commit, envelope, ids, merge, remove, schema, tags, update];
+scripts![add, commit, envelope, ids, merge, moves, remove, schema, tags, update];

@@ -17,6 +17,7 @@ use confold_model::code::Code;
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
 use confold_model::node::EMPTY_NODE;
 use confold_model::schema::Schema;
+use confold_model::state::IncarnationRow;
 use confold_model::tree::Tree;
 use confold_store::RootPrefix;
 use confold_wire::convert::{Token, parse_event_id};
@@ -343,14 +344,19 @@ fn wanted(view: &View, text: &str) -> Result<Position, Refusal> {
         return Err(Refusal::argument("AT_LEAST needs a token", hint));
     }
     let token: Token = text.parse()?;
-    if token.incarnation != view.incarnation {
-        let detail = format!(
-            "the token is of incarnation {}, this store is in {}",
-            token.incarnation, view.incarnation
-        );
-        return Err(Refusal::new(Code::Foreign, detail));
-    }
-    Ok(token.position)
+    view.position_of(token.position, token.incarnation).ok_or_else(|| {
+        let detail = match view.incarnations.iter().find(|row| row.incarnation == token.incarnation) {
+            Some(IncarnationRow { end: Some(end), .. }) => format!(
+                "the token is of position {} of incarnation {}, which ended at {end}: what was read there is no part of this store",
+                token.position, token.incarnation
+            ),
+            _ => format!(
+                "the token is of incarnation {}, this store is in {}",
+                token.incarnation, view.incarnation
+            ),
+        };
+        Refusal::new(Code::Foreign, detail)
+    })
 }
 
 /// `NAME~3` into the name and how far back.

@@ -4,6 +4,7 @@ use super::Refusal;
 use super::read::Form;
 use super::refusal::hex;
 use confold_model::event::{Base, Body, Commit, Event, Expect, Operation, OperationKind, RetentionPolicy};
+use confold_model::ids::Position;
 use confold_model::path::{Path, Target};
 use confold_model::schema::{Schema, TypeId};
 use confold_wire::pb::{self, text_base, text_guard, text_operation};
@@ -53,7 +54,7 @@ impl Texts<'_> {
     /// What an event that is no commit says.
     pub fn facts(&self, body: &Body<'_>) -> Vec<String> {
         match body {
-            Body::Commit(_) | Body::Clock | Body::Fence => Vec::new(),
+            Body::Commit(_) | Body::Clock | Body::Seal | Body::Fence => Vec::new(),
             Body::Genesis(genesis) => vec![
                 format!("store {}", genesis.store_name),
                 format!("log id {}", hex::encode(genesis.log_id)),
@@ -80,8 +81,22 @@ impl Texts<'_> {
             Body::Retention(policy) => vec![retention(policy)],
             Body::Prune { floor: Some(floor) } => vec![format!("everything untagged up to revision {floor}")],
             Body::Prune { floor: None } => vec!["as the retention policy decides".to_owned()],
+            Body::Policy { policy, replaces } => vec![
+                format!("{} rules, {} tokens", policy.rules.len(), policy.tokens.len()),
+                match replaces {
+                    Position(0) => "the first policy".to_owned(),
+                    position => format!("in the place of the policy of position {position}"),
+                },
+            ],
             Body::Withdraw { id } => vec![format!("event {id}")],
             Body::Activation { level } => vec![format!("level {level}")],
+            Body::Open {
+                incarnation,
+                transport_id,
+            } => vec![
+                format!("incarnation {incarnation}"),
+                format!("transport {}", hex::encode(transport_id)),
+            ],
             Body::Mark { last_mark } => vec![format!("last mark at position {last_mark}")],
             Body::Checkpoint(checkpoint) => vec![
                 format!(

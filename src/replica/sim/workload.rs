@@ -251,13 +251,10 @@ pub fn wish(rng: &mut SmallRng, held: &Held, objects: &dyn Objects, tags: &[Rc<s
             body: Body::Clock,
             meant: Meant::Clock,
         },
-        _ => {
-            let name = ["trim", "policy", "seal", "open"][rng.random_range(0..4)];
-            Wish {
-                body: Body::Later { name },
-                meant: Meant::Later,
-            }
-        }
+        _ => Wish {
+            body: Body::Later { name: "trim" },
+            meant: Meant::Later,
+        },
     })
 }
 

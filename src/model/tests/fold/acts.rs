@@ -3,7 +3,7 @@
 use crate::naive::{item, num, text};
 use crate::support::{Envelope, LOG_ID, commit, genesis, path, put, schema, schema_body, small_limits};
 use confold_model::event::{Base, Body, Checkpoint, Commit, Expect, Guard, Operation, OperationKind, RetentionPolicy};
-use confold_model::ids::{EventId, Hash, Position, Revision};
+use confold_model::ids::{EventId, Hash, Incarnation, Position, Revision};
 use confold_model::node;
 use confold_model::objects::Objects;
 use confold_model::path::{Path, Target};
@@ -53,6 +53,8 @@ pub struct Step {
     intent_of: bool,
     principal: bool,
     foreign: bool,
+    /// Opens the log where it is sealed, instead of the act.
+    unseal: bool,
     act: Act,
 }
 
@@ -89,7 +91,12 @@ enum Act {
         level: u32,
     },
     Fence,
-    Later(u8),
+    Seal,
+    Open {
+        incarnation: u8,
+        transport: u8,
+    },
+    Later,
     Resend(prop::sample::Index),
     SchemaAgain,
     Garbage(u8),
@@ -141,17 +148,28 @@ fn step() -> impl Strategy<Value = Step> {
     let id_of = prop::option::weighted(0.06, any::<prop::sample::Index>());
     let behind = prop_oneof![40 => 0i64..4, 1 => -1i64..0, 3 => 9i64..15];
     let later = prop_oneof![4 => 0i64..60, 1 => -80i64..0, 1 => Just(40 * 24 * 3_600_000i64)];
-    (later, behind, id_of, any::<bool>(), rarely(6), rarely(25), act()).prop_map(
-        |(later, behind, id_of, intent_of, principal, foreign, act)| Step {
-            later,
-            behind,
-            id_of,
-            intent_of,
-            principal,
-            foreign,
-            act,
-        },
+    (
+        later,
+        behind,
+        id_of,
+        any::<bool>(),
+        rarely(6),
+        rarely(25),
+        rarely(4),
+        act(),
     )
+        .prop_map(
+            |(later, behind, id_of, intent_of, principal, foreign, unseal, act)| Step {
+                later,
+                behind,
+                id_of,
+                intent_of,
+                principal,
+                foreign,
+                unseal,
+                act,
+            },
+        )
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -177,7 +195,9 @@ fn act() -> impl Strategy<Value = Act> {
         3 => prop::bool::weighted(0.8).prop_map(|right| Act::Mark { right }),
         3 => (0u8..3, -1i64..4, 0u32..3).prop_map(|(replica, behind, level)| Act::Checkpoint { replica, behind, level }),
         1 => Just(Act::Fence),
-        1 => (0u8..4).prop_map(Act::Later),
+        1 => Just(Act::Seal),
+        1 => (0u8..4, 0u8..3).prop_map(|(incarnation, transport)| Act::Open { incarnation, transport }),
+        1 => Just(Act::Later),
         2 => index().prop_map(Act::Resend),
         1 => Just(Act::SchemaAgain),
         1 => (0u8..3).prop_map(Act::Garbage),
@@ -266,7 +286,13 @@ impl Writer {
         self.time += step.later;
         let last = state.position().unwrap().0 as i64;
         let at = |behind: i64| Position((last - behind).max(0) as u64);
+        let open = |incarnation: u8, transport: u8| Body::Open {
+            // The first of these is the log id.
+            incarnation: Incarnation([0x10 + incarnation; 16]),
+            transport_id: [0x20 + transport; 16],
+        };
         let body = match &step.act {
+            _ if step.unseal && state.is_sealed() => open(state.incarnations().count() as u8, 0),
             Act::Commit { guards, operations } => Body::Commit(Commit {
                 guards: guards.iter().map(|guard| self.guard(guard, objects)).collect(),
                 operations: operations.iter().map(|pick| self.operation(pick, objects)).collect(),
@@ -333,9 +359,9 @@ impl Writer {
                 durable: at(*behind),
             }),
             Act::Fence => Body::Fence,
-            Act::Later(which) => Body::Later {
-                name: ["trim", "policy", "seal", "open"][usize::from(*which)],
-            },
+            Act::Seal => Body::Seal,
+            Act::Open { incarnation, transport } => open(*incarnation, *transport),
+            Act::Later => Body::Later { name: "trim" },
             Act::Resend(_) if self.sent.is_empty() => Body::Fence,
             Act::Resend(which) => return (self.time, self.sent[which.index(self.sent.len())].2.clone()),
             Act::SchemaAgain => schema_body(),
@@ -365,7 +391,12 @@ impl Writer {
         if step.principal {
             envelope.principal = "ada".into();
         }
-        envelope.incarnation = if step.foreign { [9; 16] } else { LOG_ID };
+        let Incarnation(present) = state.incarnation();
+        envelope.incarnation = match step.foreign {
+            false => present,
+            true if present == LOG_ID => [9; 16],
+            true => LOG_ID,
+        };
         let record = envelope.record(body);
         if let Some(id) = envelope.id {
             self.sent.push((id, envelope.intent, record.clone()));

@@ -5,7 +5,7 @@ use crate::support::Envelope;
 use bytes::Bytes;
 use confold_model::event::{Body, Event};
 use confold_model::fold::{self, Applied, Outcome};
-use confold_model::ids::{Hash, Time};
+use confold_model::ids::{Hash, Incarnation, Time};
 use confold_model::objects::{MemoryObjects, NoObjects, Objects, ObjectsError, ObjectsErrorCause};
 use confold_model::state::{State, member};
 use confold_model::tree::Tree;
@@ -36,7 +36,12 @@ fn check_refusal(before: &State, after: &mut State, time: i64, applied: &Applied
     }
     prop_assert!(!applied.made_revision && applied.touched.is_empty() && applied.mark.is_none());
     let mut beside = before.clone();
-    let fence = Envelope::without_id().record(Body::Fence);
+    let Incarnation(incarnation) = before.incarnation();
+    let envelope = Envelope {
+        incarnation,
+        ..Envelope::without_id()
+    };
+    let fence = envelope.record(Body::Fence);
     let nothing = fold::apply(&mut beside, Time(time), &fence, &NoObjects).unwrap();
     prop_assert_eq!(nothing.outcome, Outcome::Unchanged);
     for ((number, expected), (_, found)) in beside.members().into_iter().zip(after.members()) {

@@ -97,8 +97,12 @@ fn the_golden_order_of_checks_is_the_folds() {
         for record in file["order"]["setting"].as_array().unwrap() {
             assert_eq!(apply(&mut state, &hex_of(record)).number(), 0);
         }
-        while state.next_position().0 < case["position"].as_u64().unwrap() {
+        let before = case["before"].as_array().map_or(0, Vec::len) as u64;
+        while state.next_position().0 < case["position"].as_u64().unwrap() - before {
             apply(&mut state, &hex_of(&file["order"]["fence"]));
+        }
+        for record in case["before"].as_array().into_iter().flatten() {
+            assert_eq!(apply(&mut state, &hex_of(record)).number(), 0);
         }
         let outcome = apply(&mut state, &hex_of(&case["record"]));
         assert_eq!(
@@ -183,17 +187,21 @@ fn golden_order() -> Value {
     let cases: Vec<Value> = order::cases()
         .iter()
         .map(|case| {
-            json!({
+            let mut row = json!({
                 "name": case.name,
                 "position": case.position,
                 "record": hex::encode(&case.record),
                 "code": case.code.number(),
                 "code_name": case.code.name(),
-            })
+            });
+            if !case.before.is_empty() {
+                row["before"] = case.before.iter().map(hex::encode).collect();
+            }
+            row
         })
         .collect();
     json!({
-        "note": "apply the setting at time 1000 from position 0 on, then the fence up to the case's position, then the record",
+        "note": "apply the setting at time 1000 from position 0 on, then the fence up to the case's position less what is `before`, then that, then the record",
         "setting": order::setting().iter().map(hex::encode).collect::<Vec<_>>(),
         "fence": hex::encode(Envelope::without_id().record(Body::Fence)),
         "cases": cases,

@@ -40,6 +40,7 @@ const ID_REUSED: u16 = 26;
 const WITHDRAWN: u16 = 27;
 const PRUNED: u16 = 28;
 const FUTURE: u16 = 29;
+const SEALED: u16 = 31;
 const UNSUPPORTED: u16 = 36;
 
 const MONTH_MS: i64 = 30 * 24 * 3600 * 1000;
@@ -787,6 +788,7 @@ pub struct Naive {
     marks: BTreeMap<u64, (i64, u64)>,
     checkpoints: BTreeMap<Vec<u8>, Checkpoint>,
     incarnations: BTreeMap<u64, Vec<u8>>,
+    sealed: bool,
     window: Vec<Entry>,
 }
 
@@ -921,6 +923,9 @@ impl Naive {
                     _ => Err(ID_REUSED),
                 };
             }
+            if self.sealed && body.number != 29 {
+                return Err(SEALED);
+            }
             *fresh = Some((id.clone(), mark));
         }
         let changed = match body.number {
@@ -1006,6 +1011,21 @@ impl Naive {
                 self.time = record_time;
                 true
             }
+            28 => {
+                self.sealed = true;
+                true
+            }
+            29 => {
+                let (incarnation, transport) = (bytes_of(body.bytes, 1), bytes_of(body.bytes, 2));
+                if self.incarnations.values().any(|used| used == incarnation) {
+                    return Err(ID_REUSED);
+                }
+                self.incarnations.insert(position, incarnation.to_vec());
+                self.transport = transport.to_vec();
+                self.sealed = false;
+                true
+            }
+            30 | 31 if self.sealed => false,
             30 => {
                 *marked = number_of(body.bytes, 1) == self.last_mark;
                 *marked
@@ -1086,8 +1106,11 @@ impl Naive {
 
     fn checkpoint(&mut self, position: u64, message: &[u8]) -> Result<bool, u16> {
         let (replica, at) = (bytes_of(message, 1).to_vec(), number_of(message, 4));
-        if at >= position {
+        if at >= position || number_of(message, 7) >= position {
             return Err(FUTURE);
+        }
+        if bytes_of(message, 2).len() > 256 {
+            return Err(LIMIT);
         }
         if self
             .checkpoints
@@ -1130,7 +1153,7 @@ impl Naive {
             item(6, &self.retention),
             num(1, self.last_mark),
             text(2, &self.transport),
-            num(1, 0),
+            num(1, self.sealed.into()),
             item(7, &history),
         ]
     }
@@ -1167,7 +1190,13 @@ impl Naive {
                 .iter()
                 .map(|(replica, row)| (replica.clone(), checkpoint(row)))
                 .collect(),
-            self.incarnations.iter().map(|(at, id)| (be(at), item(1, id))).collect(),
+            self.incarnations
+                .iter()
+                .map(|(at, id)| {
+                    let next = self.incarnations.keys().find(|begin| *begin > at);
+                    (be(at), [item(1, id), num(2, next.copied().unwrap_or(0))].concat())
+                })
+                .collect(),
             segments.into_iter().collect(),
         ]
     }

@@ -1,19 +1,17 @@
 //! The order of checks (docs/formats.md 4.6): one record for each pair of neighbours that breaks both, and the code is
 //! the first one's. Pairs that no record can break both of are said where they would stand.
-//!
-//! Steps 8 and 9, and 9 and 10, stand in `src/model/fold/tests.rs`: no log of level 1 can be sealed.
 
 use crate::naive::{item, num, text};
 use crate::support::{
-    Envelope, add, commit, descriptor_set, device, genesis, masked, operation, path, port, put, remove, replace,
-    schema_body, update, with_port,
+    Envelope, LOG_ID, add, commit, descriptor_set, device, genesis, masked, operation, path, port, put, remove,
+    replace, schema_body, update, with_port,
 };
 use confold_model::code::Code::{self, *};
 use confold_model::event::{
     Base, Body, Checkpoint, Commit, Expect, Genesis, Guard, Limits, Operation, OperationKind, RetentionPolicy,
 };
 use confold_model::fold::{self, Outcome};
-use confold_model::ids::{EventId, Hash, Position, Revision, Time};
+use confold_model::ids::{EventId, Hash, Incarnation, Position, Revision, Time};
 use confold_model::objects::NoObjects;
 use confold_model::path::{Path, Step};
 use confold_model::state::State;
@@ -39,16 +37,28 @@ fn append(state: &mut State, record: &[u8]) -> Outcome {
     applied.outcome
 }
 
-/// A record and where it is put, after the setting and as many fences as it takes.
+/// A record and where it is put, after the setting, as many fences as it takes, and what must come right before it.
 pub struct Case {
     pub name: &'static str,
     pub position: u64,
+    pub before: Vec<Vec<u8>>,
     pub record: Vec<u8>,
     pub code: Code,
 }
 
+impl Case {
+    /// The state that the record meets.
+    fn state(&self) -> State {
+        let mut state = state_at(self.position - self.before.len() as u64);
+        for record in &self.before {
+            assert_eq!(append(&mut state, record), Outcome::Accepted, "{}", self.name);
+        }
+        state
+    }
+}
+
 pub fn cases() -> Vec<Case> {
-    [envelope_cases(), commit_cases(), body_cases()]
+    [envelope_cases(), commit_cases(), body_cases(), sealed_cases()]
         .into_iter()
         .flatten()
         .collect()
@@ -151,15 +161,10 @@ fn long(letter: &str, length: usize) -> String {
 // U8
 #[test]
 fn of_two_neighbouring_faults_the_first_is_the_code() {
-    for Case {
-        name,
-        position,
-        record,
-        code,
-    } in cases()
-    {
-        match append(&mut state_at(position), &record) {
-            Outcome::Rejected(rejection) => assert_eq!(rejection.code, code, "{name}: {}", rejection.detail),
+    for case in cases() {
+        let name = case.name;
+        match append(&mut case.state(), &case.record) {
+            Outcome::Rejected(rejection) => assert_eq!(rejection.code, case.code, "{name}: {}", rejection.detail),
             other => panic!("{name}: {other:?}"),
         }
     }
@@ -260,10 +265,75 @@ fn envelope_cases() -> Vec<Case> {
         .map(|(name, position, record, code)| Case {
             name,
             position,
+            before: Vec::new(),
             record,
             code,
         })
         .collect()
+}
+
+/// Steps 8 to 10 on a log that is sealed.
+fn sealed_cases() -> Vec<Case> {
+    let overlap = || commit(vec![update("/", Vec::new()), update("/", Vec::new())]);
+    let seal = || Envelope::new(9, 0x76).record(Body::Seal);
+    let open = |incarnation| Body::Open {
+        incarnation: Incarnation(incarnation),
+        transport_id: [0x21; 16],
+    };
+    let other_intent = |envelope: Envelope| Envelope {
+        intent: Hash::of(b"other"),
+        ..envelope
+    };
+    let foreign = |envelope: Envelope| Envelope {
+        incarnation: [8; 16],
+        ..envelope
+    };
+    let cases: Vec<(&str, Vec<u8>, Code)> = vec![
+        ("incarnation, then SEALED", foreign(fresh()).record(overlap()), Foreign),
+        ("seen, then SEALED", Envelope::new(20, 0x77).record(overlap()), Future),
+        (
+            "WITHDRAWN, then SEALED",
+            Envelope::new(1, 9).record(overlap()),
+            Withdrawn,
+        ),
+        (
+            "ID_REUSED, then SEALED",
+            other_intent(Envelope::new(1, 2)).record(overlap()),
+            IdReused,
+        ),
+        ("SEALED, then the body", fresh().record(overlap()), Sealed),
+        ("SEALED: another seal", fresh().record(Body::Seal), Sealed),
+        (
+            "SEALED is not for an open: its incarnation",
+            fresh().record(open(LOG_ID)),
+            IdReused,
+        ),
+    ];
+    cases
+        .into_iter()
+        .map(|(name, record, code)| Case {
+            name,
+            position: 12,
+            before: vec![seal()],
+            record,
+            code,
+        })
+        .collect()
+}
+
+#[test]
+fn a_sealed_log_still_answers_for_the_ids_that_it_met() {
+    let mut state = state_at(11);
+    assert_eq!(
+        append(&mut state, &Envelope::new(9, 0x76).record(Body::Seal)),
+        Outcome::Accepted
+    );
+    let overlap = Envelope::new(1, 2).record(commit(vec![update("/", Vec::new()), update("/", Vec::new())]));
+    let again = append(&mut state, &overlap);
+    assert!(
+        matches!(again, Outcome::Duplicate(first) if first.position == Position(2)),
+        "{again:?}"
+    );
 }
 
 fn commit_cases() -> Vec<Case> {
@@ -617,6 +687,7 @@ fn commit_cases() -> Vec<Case> {
         .map(|(name, body, code)| Case {
             name,
             position: 10,
+            before: Vec::new(),
             record: fresh().record(body),
             code,
         })
@@ -690,6 +761,7 @@ fn body_cases() -> Vec<Case> {
         .map(|(name, body, code)| Case {
             name,
             position: 10,
+            before: Vec::new(),
             record: fresh().record(body),
             code,
         })

@@ -349,6 +349,7 @@ pub fn records() -> Value {
     let hash = |field: u32| item(field, &H);
     let checkpoint = |fields: Vec<u8>| [incarnation.clone(), item(31, &fields)].concat();
     let genesis = |fields: Vec<u8>| [incarnation.clone(), item(16, &fields)].concat();
+    let open = |fields: &[Vec<u8>]| item(29, &fields.concat());
     let cases: Vec<(&str, Vec<u8>, bool)> = vec![
         ("a fence", [incarnation.clone(), fence.clone()].concat(), false),
         ("a clock", with(clock.clone()), false),
@@ -373,7 +374,9 @@ pub fn records() -> Value {
             false,
         ),
         ("prune to floor 0", with(item(22, &raw(1, 0))), false),
-        ("a body of a later level", with(item(28, b"")), false),
+        ("a body of a later level", with(item(23, b"")), false),
+        ("a seal", with(item(28, b"")), false),
+        ("an open", with(open(&[item(1, &[1; 16]), item(2, &[2; 16])])), false),
         (
             "a checkpoint",
             checkpoint([item(1, &[1; 16]), hash(5), hash(6)].concat()),

@@ -164,6 +164,12 @@ fn body() -> impl Strategy<Value = PbBody> {
             }),
         Just(PbBody::Fence(pb::Fence {})),
         Just(PbBody::Seal(pb::Seal {})),
+        (sized(16), sized(16)).prop_map(|(incarnation, transport_id)| {
+            PbBody::Open(pb::Open {
+                incarnation,
+                transport_id,
+            })
+        }),
     ]
 }
 
