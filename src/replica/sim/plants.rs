@@ -47,8 +47,6 @@ pub enum Plant {
     /// The window is not there after a restart.
     LostWindow,
     LostWindowUnseen,
-    /// Nor is the policy.
-    LostPolicy,
     /// The head moves in one batch, the state in none.
     TornBatch,
     /// The store goes back to an older state under a live replica.
@@ -67,7 +65,7 @@ pub enum Plant {
 }
 
 impl Plant {
-    pub const ALL: [Plant; 33] = [
+    pub const ALL: [Plant; 32] = [
         Plant::OtherTime,
         Plant::OtherTimeAndDigest,
         Plant::SkippedRecord,
@@ -90,7 +88,6 @@ impl Plant {
         Plant::LostStateRow,
         Plant::LostWindow,
         Plant::LostWindowUnseen,
-        Plant::LostPolicy,
         Plant::TornBatch,
         Plant::OldStoreUnderFolder,
         Plant::LostIdRow,
@@ -121,7 +118,7 @@ impl Plant {
             Plant::LostObject => &[Check::Objects, Check::OneBatch, Check::Reachable],
             Plant::WrongObject => &[Check::Objects],
             Plant::LostStateRow | Plant::LostWindow => &[Check::StateRows],
-            Plant::LostWindowUnseen | Plant::LostPolicy | Plant::MisreportedOutcome => &[Check::Verdicts],
+            Plant::LostWindowUnseen | Plant::MisreportedOutcome => &[Check::Verdicts],
             Plant::TornBatch | Plant::OldStoreUnderFolder => &[Check::OneBatch],
             Plant::LostIdRow | Plant::WrongHistoryRow | Plant::LostMarkFlag => &[Check::History],
             Plant::SweepForgetsHeldViews | Plant::SweepTakesLiveObject => &[Check::Reachable],
@@ -152,9 +149,7 @@ impl Plant {
                 Check::Views,
                 Check::Answers,
             ],
-            Plant::LostWindowUnseen | Plant::LostPolicy => {
-                &[Check::StateRows, Check::Pure, Check::Agreement, Check::Alarm]
-            }
+            Plant::LostWindowUnseen => &[Check::StateRows, Check::Pure, Check::Agreement],
             _ => &[],
         }
     }
