@@ -25,7 +25,7 @@ use confold_replica::{Begin, Handle, Options};
 use confold_server::{BindError, HealthSource, Server, StoreHealth};
 use confold_store::{Store, StoreError};
 use confold_wire::api::{Api, Stream};
-use confold_wire::caller::Open;
+use confold_wire::caller::Gate;
 use confold_wire::{convert, pb};
 use std::collections::BTreeMap;
 use std::io;
@@ -124,11 +124,11 @@ impl Local for OnThisMachine {
         shelf.close_all().await.map_err(|error| failure(error.into()))
     }
 
-    async fn open(&self, data: &Path, access: Access) -> Result<Arc<dyn Api>, Failure> {
+    async fn open(&self, data: &Path, access: Access, principal: Option<&str>) -> Result<Arc<dyn Api>, Failure> {
         // Reading folds what the log has and the store has not, so both open the folder in the same way.
         let _ = access;
         let store = Embedded::open(data, Options::default()).await.map_err(failure)?;
-        Ok(store.api())
+        Ok(principal.map_or_else(|| store.api(), |name| store.api_as(name)))
     }
 
     async fn survey(&self, options: &CopyOptions) -> Result<Survey, Failure> {
@@ -217,7 +217,7 @@ impl Local for OnThisMachine {
         let handle = store.handle().clone();
         let biggest = handle.view().limits.max_event_bytes;
         let health = move || vec![health_of(&handle)];
-        let server = listen(store.api(), Arc::new(health), biggest, free, Protection::default(), true).await?;
+        let server = listen(store.gate(), Arc::new(health), biggest, free, Protection::default(), true).await?;
         let address = server.local_addr().to_string();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         tokio::spawn(async move {
@@ -329,7 +329,7 @@ fn protection(given: Protection, config: &config::Server) -> Protection {
 }
 
 async fn listen(
-    api: Arc<dyn Api>,
+    gate: Arc<dyn Gate>,
     health: Arc<dyn HealthSource>,
     max_event_bytes: u64,
     address: SocketAddr,
@@ -354,7 +354,7 @@ async fn listen(
         echo,
         ..confold_server::Options::default()
     };
-    Server::bind(options, Arc::new(Open(api)), health).await.map_err(|error| {
+    Server::bind(options, gate, health).await.map_err(|error| {
         let exit = match error {
             BindError::Unprotected { .. } | BindError::Tls(_) => Exit::Invalid,
             _ => Exit::Unavailable,

@@ -3,7 +3,7 @@
 use crate::Error;
 use confold_model::code::Code;
 use confold_wire::{caller::BearerToken, pb, status};
-use rustls::{AlertDescription, CertificateError, Error as Problem};
+use rustls::{CertificateError, Error as Problem};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
     fmt,
@@ -109,14 +109,14 @@ fn check_certificates(pem: &[u8], what: &str) -> Result<(), Error> {
     match CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>() {
         Ok(all) if all.is_empty() => Err(unusable(format!("{what} holds no certificate in PEM form"))),
         Ok(_) => Ok(()),
-        Err(error) => Err(unusable(format!("{what} is not whole: {error}"))),
+        Err(_) => Err(unusable(format!("{what} is not well-formed PEM"))),
     }
 }
 
 fn check_key(pem: &[u8], what: &str) -> Result<(), Error> {
     match PrivateKeyDer::from_pem_slice(pem) {
         Ok(_) => Ok(()),
-        Err(error) => Err(unusable(format!("{what} holds no private key in PEM form: {error}"))),
+        Err(_) => Err(unusable(format!("{what} holds no private key in PEM form"))),
     }
 }
 
@@ -143,6 +143,10 @@ pub(crate) fn explain(address: &str, failed: &(dyn std::error::Error + 'static))
             return Some(of_tls(address, problem));
         }
         let text = error.to_string();
+        // Of an alert that comes when the connection stands already, only its text is handed on.
+        if let Some((_, alert)) = text.rsplit_once("received fatal alert: ") {
+            return Some(of_alert(address, alert));
+        }
         if text.contains("use https://") {
             let bare = address.trim_start_matches("http://");
             return Some(pb::ErrorDetail {
@@ -159,18 +163,20 @@ pub(crate) fn explain(address: &str, failed: &(dyn std::error::Error + 'static))
     None
 }
 
+/// A name in a certificate, out of a text like `DnsName("db.example")`.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
+}
+
 fn of_tls(address: &str, problem: &Problem) -> pb::ErrorDetail {
     use CertificateError as Bad;
     let server = |what: String, hint: String| pb::ErrorDetail {
         hint,
         ..status::error_detail(Code::Unavailable, format!("{address}: {what}"))
     };
-    let client = |what: &str, hint: &str| pb::ErrorDetail {
-        hint: hint.to_owned(),
-        ..status::error_detail(Code::Unauthenticated, format!("{address}: {what}"))
-    };
     match problem {
-        Problem::InvalidCertificate(Bad::UnknownIssuer) => server(
+        Problem::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => server(
             "the server's certificate is not signed by a CA that is trusted here".to_owned(),
             "give the CA's certificate with --ca FILE or CONFOLD_CA".to_owned(),
         ),
@@ -188,7 +194,10 @@ fn of_tls(address: &str, problem: &Problem) -> pb::ErrorDetail {
         ),
         Problem::InvalidCertificate(Bad::NotValidForNameContext { presented, .. }) => server(
             "the server's certificate is not for this name".to_owned(),
-            format!("it is for {}", presented.join(", ")),
+            format!(
+                "it is for {}",
+                presented.iter().map(|name| bare(name)).collect::<Vec<_>>().join(", ")
+            ),
         ),
         Problem::InvalidCertificate(error) => server(
             format!("the server's certificate cannot be trusted: {error}"),
@@ -198,31 +207,48 @@ fn of_tls(address: &str, problem: &Problem) -> pb::ErrorDetail {
             "the server does not speak TLS".to_owned(),
             "write http:// instead of https://, or start it with --tls-cert and --tls-key".to_owned(),
         ),
-        Problem::AlertReceived(AlertDescription::CertificateRequired) => client(
-            "the server asks for a certificate, and none was shown",
-            "give one with --cert FILE and --key FILE, or CONFOLD_CERT and CONFOLD_KEY",
-        ),
-        Problem::AlertReceived(AlertDescription::UnknownCA) => client(
-            "the server does not know the CA of the certificate that was shown",
-            "take a certificate that its --client-ca has signed",
-        ),
-        Problem::AlertReceived(AlertDescription::CertificateExpired) => {
-            client("the certificate that was shown has expired", "get a new one")
-        }
-        Problem::AlertReceived(
-            AlertDescription::BadCertificate
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::AccessDenied
-            | AlertDescription::DecryptError,
-        ) => client(
-            "the server does not take the certificate that was shown",
-            "it must be for clients, and name its holder by a URI or a DNS name; the server's log says more",
-        ),
+        Problem::AlertReceived(alert) => of_alert(address, &format!("{alert:?}")),
         problem => server(
             format!("client and server could not agree on TLS: {problem}"),
             "see that the address is that of a server with TLS; its log says more".to_owned(),
         ),
+    }
+}
+
+/// What the server said when it broke off, by the name of its alert.
+fn of_alert(address: &str, alert: &str) -> pb::ErrorDetail {
+    let (what, hint) = match alert {
+        "CertificateRequired" => (
+            "the server asks for a certificate, and none was shown",
+            "give one with --cert FILE and --key FILE, or CONFOLD_CERT and CONFOLD_KEY",
+        ),
+        "UnknownCA" => (
+            "the server does not know the CA of the certificate that was shown",
+            "take a certificate that its --client-ca has signed",
+        ),
+        "CertificateExpired" => (
+            "the certificate that was shown is not valid at this time",
+            "get a new one",
+        ),
+        "BadCertificate"
+        | "CertificateUnknown"
+        | "CertificateRevoked"
+        | "UnsupportedCertificate"
+        | "AccessDenied"
+        | "DecryptError" => (
+            "the server does not take the certificate that was shown",
+            "it must be signed by its --client-ca, be for clients, and name its holder by a URI or a DNS name",
+        ),
+        _ => {
+            let text = format!("{address}: client and server could not agree on TLS: {alert}");
+            return pb::ErrorDetail {
+                hint: "see that the address is that of a server with TLS; its log says more".to_owned(),
+                ..status::error_detail(Code::Unavailable, text)
+            };
+        }
+    };
+    pb::ErrorDetail {
+        hint: hint.to_owned(),
+        ..status::error_detail(Code::Unauthenticated, format!("{address}: {what}"))
     }
 }

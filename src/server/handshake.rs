@@ -68,7 +68,14 @@ pub(crate) async fn shake(
         Ok(0) | Err(_) => return Err(Failed::Other),
     }
     let acceptor = TlsAcceptor::from(certificates.current());
-    let stream = acceptor.accept(stream).await.map_err(|error| why(&error))?;
+    let stream = match acceptor.accept(stream).into_fallible().await {
+        Ok(stream) => stream,
+        Err((error, mut stream)) => {
+            // The alert is sent.
+            let _ = hang_up(&mut stream).await;
+            return Err(why(&error));
+        }
+    };
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let name = shown.map(|certificate| tls::client_name(certificate, certificates.client_common_name()));
     // The verifier has found a name in it.
@@ -86,12 +93,19 @@ fn why(error: &io::Error) -> Failed {
     }
 }
 
-/// Answers in the client's own language that this port speaks TLS, and waits until the client has hung up: what was
-/// sent would be lost if unread bytes of the client made the connection end as broken.
+/// Says no more and waits until the client has hung up too: what was sent would be lost if unread bytes of the client made
+/// the connection end as broken.
+async fn hang_up(stream: &mut TcpStream) -> io::Result<()> {
+    const BYTES_READ: u64 = 64 << 10;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(BYTES_READ), &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+/// Answers in the client's own language that this port speaks TLS.
 async fn tell_plaintext(stream: &mut TcpStream) -> io::Result<()> {
     const PREFACE: &[u8] = b"PRI * HTTP/2";
     const SAID: &str = "this port speaks TLS: use https://";
-    const BYTES_READ: u64 = 64 << 10;
 
     let mut begun = [0; PREFACE.len()];
     let seen = stream.peek(&mut begun).await?;
@@ -107,7 +121,5 @@ async fn tell_plaintext(stream: &mut TcpStream) -> io::Result<()> {
         format!("{head}\r\ncontent-length: {length}\r\n\r\n{SAID}\n").into_bytes()
     };
     stream.write_all(&answer).await?;
-    stream.shutdown().await?;
-    tokio::io::copy(&mut stream.take(BYTES_READ), &mut tokio::io::sink()).await?;
-    Ok(())
+    hang_up(stream).await
 }

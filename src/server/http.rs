@@ -98,22 +98,22 @@ impl Http {
         match path.as_str() {
             "/livez" | "/readyz" | "/metrics" if !reads => Err(Refusal::verb("GET")),
             "/livez" => Ok(text(StatusCode::OK, "alive\n".to_owned())),
-            // Whether to send traffic here is for everybody to know; which stores are here, and what ails them, is not.
             "/readyz" => {
-                let inspect = door.may_inspect(request.headers());
-                let (ready, detail) = match query::one(request.uri().query().unwrap_or_default(), "store")? {
-                    None => (self.health.ready(), inspect.is_ok()),
-                    Some(name) => {
-                        inspect?;
-                        (self.health.store_ready(&name).ok_or_else(|| no_store(&name))?, true)
-                    }
+                let detail = door.may_inspect(request.headers()).is_ok();
+                let asked = query::one(request.uri().query().unwrap_or_default(), "store")?;
+                let ready = match &asked {
+                    None => Some(self.health.ready()),
+                    Some(name) => self.health.store_ready(name),
                 };
-                Ok(match (ready, detail) {
-                    (Ok(lines), true) => text(StatusCode::OK, lines),
-                    (Ok(_), false) => text(StatusCode::OK, "ready\n".to_owned()),
-                    (Err(lines), true) => text(StatusCode::SERVICE_UNAVAILABLE, lines),
-                    (Err(_), false) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
-                })
+                // Whether to send traffic here is for everybody to know; which stores are here, and what ails them, is
+                // not.
+                match (ready, detail) {
+                    (Some(Ok(lines)), true) => Ok(text(StatusCode::OK, lines)),
+                    (Some(Err(lines)), true) => Ok(text(StatusCode::SERVICE_UNAVAILABLE, lines)),
+                    (None, true) => Err(no_store(&asked.unwrap_or_default())),
+                    (Some(Ok(_)), false) => Ok(text(StatusCode::OK, "ready\n".to_owned())),
+                    (_, false) => Ok(text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned())),
+                }
             }
             "/metrics" => {
                 door.may_inspect(request.headers())?;
@@ -330,6 +330,11 @@ fn methods(types: &Types) -> BTreeMap<String, Method> {
         .collect()
 }
 
+fn no_store(name: &str) -> Refusal {
+    let shown: String = name.chars().take(64).collect();
+    Refusal::new(Code::NotFound, format!("no store is called {shown:?} here")).hint("/readyz lists them")
+}
+
 /// The names under which this server may be addressed over HTTP.
 ///
 /// A web page of another origin can make a browser send requests here. Two things keep it out: requests that change
@@ -495,9 +500,4 @@ impl Decoder for Raw {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
-}
-
-fn no_store(name: &str) -> Refusal {
-    let shown: String = name.chars().take(64).collect();
-    Refusal::new(Code::NotFound, format!("no store is called {shown:?} here")).hint("/readyz lists them")
 }

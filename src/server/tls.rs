@@ -57,7 +57,7 @@ pub enum TlsError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("there is no {what} in {path}: it must hold one in PEM form, `-----BEGIN …`", path = path.display())]
     Missing { what: &'static str, path: PathBuf },
-    #[error("{path} is not whole: {source}", path = path.display())]
+    #[error("{path} is not well-formed PEM", path = path.display())]
     Pem { path: PathBuf, source: pem::Error },
     #[error("the certificate in {path} cannot be used: {reason}", path = path.display())]
     Certificate { path: PathBuf, reason: String },

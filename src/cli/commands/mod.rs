@@ -16,6 +16,7 @@ mod log;
 mod ls;
 mod moving;
 mod outcome;
+mod policy;
 mod prune;
 mod put;
 mod remove;
@@ -29,6 +30,7 @@ mod status;
 mod store;
 mod sync;
 mod tag;
+mod token;
 mod unset;
 mod update;
 
@@ -90,6 +92,11 @@ pub enum Command {
     #[command(subcommand)]
     Retention(retention::Command),
 
+    #[command(subcommand)]
+    Policy(policy::Command),
+    #[command(subcommand)]
+    Token(token::Command),
+
     Sync(sync::Args),
     #[command(subcommand)]
     Export(export::Command),
@@ -132,6 +139,8 @@ impl Command {
             Command::Tags(args) => tag::list(args, app).await,
             Command::Prune(args) => prune::run(args, app).await,
             Command::Retention(command) => retention::run(command, app).await,
+            Command::Policy(command) => policy::run(command, app).await,
+            Command::Token(command) => token::run(command, app).await,
             Command::Sync(args) => sync::run(args, app).await,
             Command::Export(command) => export::run(command, app).await,
             Command::Restore(args) => moving::restore(args, app).await,

@@ -40,16 +40,16 @@ use confold_log::{Fence, Log, LogError, Range, Reader, Tip};
 use confold_model::ids::Position;
 use parking_lot::Mutex;
 
+pub use admin::{Admin, TopicError};
 use anchors::Anchors;
 pub use copy::KafkaCopy;
 use ffi::{Consumer, describe_topic};
+pub use preflight::{Finding, Preflight, Severity, Wanted};
 use producer::{Context, Events, Producer};
 use reader::KafkaReader;
-pub use admin::{Admin, TopicError};
-pub use preflight::{Finding, Preflight, Severity, Wanted};
 pub use settings::{ClientSettings, RECORD_ROOM, SettingsError};
-pub use topic::NewTopic;
 use shared::{ASK, EpochFloor, Frame, Line, Shared};
+pub use topic::NewTopic;
 
 /// How to open the log of a topic.
 #[derive(Clone)]

@@ -43,6 +43,8 @@ fn the_help_lists_the_commands_and_the_exit_statuses() {
           tags         List the names of revisions
           prune        Let go of old revisions for good
           retention    How long old revisions are kept
+          policy       Who may do what
+          token        Bearer tokens: who shows one is its principal
           sync         Wait until everything that was acknowledged before is seen here
           export       Take out what a store is made of
           admin        Rare steps in a store's life
@@ -65,8 +67,30 @@ fn the_help_lists_the_commands_and_the_exit_statuses() {
               --data <DIR>
                   Work on the store in this folder, which no server has open; CONFOLD_DATA where not given
 
+              --as <NAME>
+                  Act with the rights of this principal on the store of --data; CONFOLD_AS where not given.
+                  A server knows who calls from a token or a certificate
+
               --store <NAME>
                   Which store, where a server has several; CONFOLD_STORE where not given
+
+              --ca <FILE>
+                  For https://: certificates (PEM) that may have signed the server's; CONFOLD_CA where not
+                  given, else those that the system trusts
+
+              --cert <FILE>
+                  For https://: the certificate (PEM) to show to the server; CONFOLD_CERT where not given
+
+              --key <FILE>
+                  The key (PEM) of --cert, which only its owner may read; CONFOLD_KEY where not given
+
+              --token-file <FILE>
+                  A file with the bearer token that says who asks, which only its owner may read;
+                  CONFOLD_TOKEN (the token itself) or CONFOLD_TOKEN_FILE where not given
+
+              --insecure
+                  Send a token to another machine without TLS; with `serve`, let other machines in without
+                  TLS or without knowing who they are
 
               --json
                   Print JSON instead of text for people, errors included
@@ -168,8 +192,30 @@ fn help_of_a_command_explains_its_options() {
               --data <DIR>
                   Work on the store in this folder, which no server has open; CONFOLD_DATA where not given
 
+              --as <NAME>
+                  Act with the rights of this principal on the store of --data; CONFOLD_AS where not given.
+                  A server knows who calls from a token or a certificate
+
               --store <NAME>
                   Which store, where a server has several; CONFOLD_STORE where not given
+
+              --ca <FILE>
+                  For https://: certificates (PEM) that may have signed the server's; CONFOLD_CA where not
+                  given, else those that the system trusts
+
+              --cert <FILE>
+                  For https://: the certificate (PEM) to show to the server; CONFOLD_CERT where not given
+
+              --key <FILE>
+                  The key (PEM) of --cert, which only its owner may read; CONFOLD_KEY where not given
+
+              --token-file <FILE>
+                  A file with the bearer token that says who asks, which only its owner may read;
+                  CONFOLD_TOKEN (the token itself) or CONFOLD_TOKEN_FILE where not given
+
+              --insecure
+                  Send a token to another machine without TLS; with `serve`, let other machines in without
+                  TLS or without knowing who they are
 
               --json
                   Print JSON instead of text for people, errors included
@@ -246,8 +292,30 @@ fn help_of_a_command_explains_its_options() {
                   --data <DIR>
                       Work on the store in this folder, which no server has open; CONFOLD_DATA where not given
 
+                  --as <NAME>
+                      Act with the rights of this principal on the store of --data; CONFOLD_AS where not given.
+                      A server knows who calls from a token or a certificate
+
                   --store <NAME>
                       Which store, where a server has several; CONFOLD_STORE where not given
+
+                  --ca <FILE>
+                      For https://: certificates (PEM) that may have signed the server's; CONFOLD_CA where not
+                      given, else those that the system trusts
+
+                  --cert <FILE>
+                      For https://: the certificate (PEM) to show to the server; CONFOLD_CERT where not given
+
+                  --key <FILE>
+                      The key (PEM) of --cert, which only its owner may read; CONFOLD_KEY where not given
+
+                  --token-file <FILE>
+                      A file with the bearer token that says who asks, which only its owner may read;
+                      CONFOLD_TOKEN (the token itself) or CONFOLD_TOKEN_FILE where not given
+
+                  --insecure
+                      Send a token to another machine without TLS; with `serve`, let other machines in without
+                      TLS or without knowing who they are
 
                   --json
                       Print JSON instead of text for people, errors included

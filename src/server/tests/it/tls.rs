@@ -107,7 +107,8 @@ async fn ask(remote: &Remote) -> Result<pb::StatusResponse, Status> {
 
 /// The detail and the hint of a refusal, with the port cut out.
 async fn told(remote: &Remote, address: SocketAddr) -> String {
-    let detail = status::detail(&ask(remote).await.unwrap_err()).unwrap();
+    let refused = ask(remote).await.unwrap_err();
+    let detail = status::detail(&refused).unwrap_or_else(|| panic!("{refused:?}"));
     format!("{}: {}\n{}", detail.code, detail.detail, detail.hint).replace(&address.port().to_string(), "PORT")
 }
 
@@ -132,9 +133,9 @@ async fn an_address_that_others_can_reach_needs_tls_and_callers_that_are_known()
         ("127.0.0.1:0", false, true, expect!["starts"]),
         ("127.0.0.1:0", true, false, expect!["starts"]),
         ("127.0.0.1:0", true, true, expect!["starts"]),
-        ("0.0.0.0:0", false, false, expect![""]),
-        ("0.0.0.0:0", false, true, expect![""]),
-        ("0.0.0.0:0", true, false, expect![""]),
+        ("0.0.0.0:0", false, false, expect!["0.0.0.0:0 can be reached from other machines, and nothing protects it: give --tls-cert and --tls-key, and --client-ca or --require-token beside them, listen on 127.0.0.1 or [::1], or say --insecure"]),
+        ("0.0.0.0:0", false, true, expect!["0.0.0.0:0 can be reached from other machines, and what is said would be open to everybody on the way: give --tls-cert and --tls-key, listen on 127.0.0.1 or [::1], or say --insecure"]),
+        ("0.0.0.0:0", true, false, expect!["0.0.0.0:0 can be reached from other machines, and nobody would know who calls: ask for certificates (--client-ca) or for tokens (--require-token), listen on 127.0.0.1 or [::1], or say --insecure"]),
         ("0.0.0.0:0", true, true, expect!["starts"]),
     ];
     for (address, tls, known, expected) in cases {
@@ -294,34 +295,52 @@ async fn a_client_without_a_certificate_that_names_it_is_refused() {
         wanted.common_name = Some("web.example");
     });
     let cases: [(&str, Option<Signed>, Expect); 9] = [
-        ("none", None, expect![""]),
-        ("another CA's", Some(stranger.sign(&good)), expect![""]),
-        ("its own", Some(good.self_signed()), expect![""]),
+        ("none", None, expect![[r#"
+            UNAUTHENTICATED: https://127.0.0.1:PORT: the server asks for a certificate, and none was shown
+            give one with --cert FILE and --key FILE, or CONFOLD_CERT and CONFOLD_KEY"#]]),
+        ("another CA's", Some(stranger.sign(&good)), expect![[r#"
+            UNAUTHENTICATED: https://127.0.0.1:PORT: the server does not take the certificate that was shown
+            it must be signed by its --client-ca, be for clients, and name its holder by a URI or a DNS name"#]]),
+        ("its own", Some(good.self_signed()), expect![[r#"
+            UNAUTHENTICATED: https://127.0.0.1:PORT: the server does not know the CA of the certificate that was shown
+            take a certificate that its --client-ca has signed"#]]),
         (
             "expired",
             Some(authority.sign(&changed(&|wanted| wanted.last_year = 2021))),
-            expect![""],
+            expect![[r#"
+                UNAUTHENTICATED: https://127.0.0.1:PORT: the certificate that was shown is not valid at this time
+                get a new one"#]],
         ),
         (
             "not valid yet",
             Some(authority.sign(&changed(&|wanted| wanted.first_year = 3000))),
-            expect![""],
+            expect![[r#"
+                UNAUTHENTICATED: https://127.0.0.1:PORT: the certificate that was shown is not valid at this time
+                get a new one"#]],
         ),
-        ("without a name", Some(authority.sign(&nameless)), expect![""]),
+        ("without a name", Some(authority.sign(&nameless)), expect![[r#"
+            UNAUTHENTICATED: https://127.0.0.1:PORT: the server does not take the certificate that was shown
+            it must be signed by its --client-ca, be for clients, and name its holder by a URI or a DNS name"#]]),
         (
             "with a wildcard",
             Some(authority.sign(&client(&[dns("*.example")]))),
-            expect![""],
+            expect![[r#"
+                UNAUTHENTICATED: https://127.0.0.1:PORT: the server does not take the certificate that was shown
+                it must be signed by its --client-ca, be for clients, and name its holder by a URI or a DNS name"#]],
         ),
         (
             "with an address only",
             Some(authority.sign(&client(&[SanType::IpAddress([127, 0, 0, 1].into())]))),
-            expect![""],
+            expect![[r#"
+                UNAUTHENTICATED: https://127.0.0.1:PORT: the server does not take the certificate that was shown
+                it must be signed by its --client-ca, be for clients, and name its holder by a URI or a DNS name"#]],
         ),
         (
             "for servers",
             Some(authority.sign(&changed(&|wanted| wanted.usage = ExtendedKeyUsagePurpose::ServerAuth))),
-            expect![""],
+            expect![[r#"
+                UNAUTHENTICATED: https://127.0.0.1:PORT: the server does not take the certificate that was shown
+                it must be signed by its --client-ca, be for clients, and name its holder by a URI or a DNS name"#]],
         ),
     ];
     for (what, identity, expected) in cases {
@@ -388,7 +407,9 @@ async fn a_client_says_what_is_wrong_with_the_server() {
 
     let good = start_tls(authority.server()).await;
     let unknown = remote(&https(&good), Some(stranger.pem()), None);
-    expect![""].assert_eq(&told(&unknown, good.address).await);
+    expect![[r#"
+        UNAVAILABLE: https://127.0.0.1:PORT: the server's certificate is not signed by a CA that is trusted here
+        give the CA's certificate with --ca FILE or CONFOLD_CA"#]].assert_eq(&told(&unknown, good.address).await);
     // Those whom the system trusts do not know it either; on a machine that trusts nobody, that is said instead.
     if let Ok(remote) = Remote::connect(&https(&good)) {
         ask(&remote).await.unwrap_err();
@@ -408,14 +429,20 @@ async fn a_client_says_what_is_wrong_with_the_server() {
     };
     let elsewhere = start_tls(authority.serve(&authority.sign(&elsewhere))).await;
     let named = remote(&https(&elsewhere), Some(authority.pem()), None);
-    expect![""].assert_eq(&told(&named, elsewhere.address).await);
+    expect![[r#"
+        UNAVAILABLE: https://127.0.0.1:PORT: the server's certificate is not for this name
+        it is for db.example"#]].assert_eq(&told(&named, elsewhere.address).await);
 
     // One speaks TLS and the other does not.
     let plain = start(Fake::new()).await;
     let encrypted = remote(&https(&plain), Some(authority.pem()), None);
-    expect![""].assert_eq(&told(&encrypted, plain.address).await);
+    expect![[r#"
+        UNAVAILABLE: https://127.0.0.1:PORT: the server does not speak TLS
+        write http:// instead of https://, or start it with --tls-cert and --tls-key"#]].assert_eq(&told(&encrypted, plain.address).await);
     let unencrypted = Remote::connect(&good.address.to_string()).unwrap();
-    expect![""].assert_eq(&told(&unencrypted, good.address).await);
+    expect![[r#"
+        UNAVAILABLE: the server at 127.0.0.1:PORT speaks TLS
+        write https://127.0.0.1:PORT, with --ca FILE where the system does not trust its CA"#]].assert_eq(&told(&unencrypted, good.address).await);
     assert_eq!(plain.fake.take_called(), [""; 0]);
     assert_eq!(good.fake.take_called(), [""; 0]);
 }
@@ -466,7 +493,9 @@ async fn a_token_goes_through_tls() {
     let seen = server.gate.callers.lock().unwrap().pop().unwrap();
     assert_eq!(seen.token.unwrap().secret(), "s3cr3t");
     let nobody = remote(&format!("https://{}", server.address), Some(authority.pem()), None);
-    expect![""].assert_eq(&told(&nobody, server.address).await);
+    expect![[r#"
+        UNAUTHENTICATED: this server asks every call for a token
+        show a token: --token-file FILE, or CONFOLD_TOKEN"#]].assert_eq(&told(&nobody, server.address).await);
 }
 
 // Reliability Q4.
@@ -597,26 +626,26 @@ async fn files_that_cannot_be_used_are_named_at_the_start() {
     };
     let mode = |tls: &Tls, mode| fs::set_permissions(&tls.key, fs::Permissions::from_mode(mode)).unwrap();
     let cases: [(&dyn Fn(&mut Tls), Expect); 9] = [
-        (&|tls| mode(tls, 0o644), expect![""]),
-        (&|tls| mode(tls, 0o620), expect![""]),
-        (&|tls| tls.key = "DIR/none".into(), expect![""]),
-        (&|tls| write(&tls.key, "-----BEGIN NOTHING"), expect![""]),
-        (&|tls| write(&tls.certificate, ""), expect![""]),
-        (&|tls| tls.certificate = tls.key.clone(), expect![""]),
-        (&|tls| write(&tls.key, &authority.sign(&server()).key), expect![""]),
+        (&|tls| mode(tls, 0o644), expect!["others than its owner may read or write the key DIR/server.key (mode 0644): chmod 600 DIR/server.key"]),
+        (&|tls| mode(tls, 0o620), expect!["others than its owner may read or write the key DIR/server.key (mode 0620): chmod 600 DIR/server.key"]),
+        (&|tls| tls.key = "DIR/none".into(), expect!["cannot read the key DIR/none: No such file or directory (os error 2)"]),
+        (&|tls| write(&tls.key, "-----BEGIN NOTHING"), expect!["DIR/server.key is not well-formed PEM"]),
+        (&|tls| write(&tls.certificate, ""), expect!["there is no certificate in DIR/server.pem: it must hold one in PEM form, `-----BEGIN …`"]),
+        (&|tls| tls.certificate = tls.key.clone(), expect!["there is no certificate in DIR/server.key: it must hold one in PEM form, `-----BEGIN …`"]),
+        (&|tls| write(&tls.key, &authority.sign(&server()).key), expect!["the key DIR/server.key is not that of the certificate DIR/server.pem"]),
         (
             &|tls| {
                 let first_year = 3000;
                 replace(tls, &authority.sign(&Wanted { first_year, ..server() }));
             },
-            expect![""],
+            expect!["the certificate in DIR/server.pem is not valid before Jan  1 00:00:00 3000 +00:00: is this machine's clock right?"],
         ),
         (
             &|tls| {
                 tls.client_ca = Some(authority.path("empty.pem"));
                 write(&authority.path("empty.pem"), "");
             },
-            expect![""],
+            expect!["there is no CA certificate in DIR/empty.pem: it must hold one in PEM form, `-----BEGIN …`"],
         ),
     ];
     for (change, expected) in cases {
