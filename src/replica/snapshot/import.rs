@@ -152,7 +152,7 @@ impl<'s> Taking<'s> {
         Ok(())
     }
 
-    /// Positions rise and none lies beyond the mark: what the window relies on.
+    /// Positions rise, none lies beyond the mark, and each is behind what its author had seen: what the window relies on.
     fn window_row(&self, key: &[u8], packed: &[u8]) -> Result<(), SnapshotError> {
         let (entries, rest) = packed.as_chunks::<ENTRY_BYTES>();
         let position = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
@@ -161,7 +161,8 @@ impl<'s> Taking<'s> {
         let positions: Vec<u64> = entries.iter().filter_map(|entry| position(entry)).collect();
         let ordered = positions.is_sorted() && positions.first().is_none_or(|first| before.is_none_or(|before| before <= *first));
         let within = positions.last().is_none_or(|last| *last <= self.header.position.0);
-        match rest.is_empty() && !entries.is_empty() && key.len() == 8 && ordered && within {
+        let seen = entries.iter().all(|entry| position(&entry[8..]) < position(entry));
+        match rest.is_empty() && !entries.is_empty() && key.len() == 8 && ordered && within && seen {
             true => Ok(()),
             false => forged("its window of event ids is out of order"),
         }
@@ -172,6 +173,11 @@ impl<'s> Taking<'s> {
         let hash = state.clone().hash();
         if hash != self.header.state {
             return forged(format!("its state hashes to {hash}, its header says {}", self.header.state));
+        }
+        // Tables are hashed as they stand, the scalars by what they say: they must also be written as they are.
+        let scalars = state.clone().take_edits().into_iter().find(|edit| edit.table == 0).and_then(|edit| edit.value);
+        if self.rows.first().map(|(_, _, value)| value) != scalars.as_ref() {
+            return forged("the scalars of its state are not written as they are");
         }
         let header = &self.header;
         let said = (Some(header.position), header.digest, header.chain, header.root, header.revision, header.floor, header.time);
