@@ -12,7 +12,7 @@ pub use confold_replica as replica;
 pub use confold_wire as wire;
 
 use confold_client::Client;
-use confold_replica::service::{self, Service};
+use confold_replica::service::{self, Service, Stores};
 use confold_replica::{Begin, Handle, Options};
 use confold_wire::api::Api;
 use folder::FolderError;
@@ -43,8 +43,10 @@ impl Embedded {
         let opened = tokio::task::spawn_blocking(move || folder::open(&owned, options)).await;
         let opened = opened.map_err(|error| FolderError::Io(dir.to_owned(), std::io::Error::other(error)))??;
         opened.handle.ready().await;
-        let options = service::Options { log: "file".to_owned(), ..service::Options::default() };
-        let service = Arc::new(Service::with_options(vec![opened.handle.clone()], options));
+        let stores = Arc::new(Stores::new(service::Options::default()));
+        let service = Arc::new(Service::over(stores.clone()));
+        // The first of its name.
+        stores.add(opened.handle.clone(), "file").unwrap_or_default();
         Ok(Embedded { dir: dir.to_owned(), handle: opened.handle, service, notes: opened.notes })
     }
 

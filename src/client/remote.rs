@@ -253,5 +253,8 @@ forward! {
     set_clock: SetClockRequest -> Decision,
     sync: SyncRequest -> SyncResponse,
     list_stores: ListStoresRequest -> ListStoresResponse,
+    create_store: CreateStoreRequest -> StoreRow,
+    open_store: OpenStoreRequest -> StoreRow,
+    close_store: CloseStoreRequest -> StoreRow,
     status: StatusRequest -> StatusResponse,
 }

@@ -20,6 +20,7 @@ mod read;
 mod refusal;
 mod schema;
 mod show;
+mod stores;
 mod stream;
 mod tags;
 mod text;
@@ -41,12 +42,15 @@ use std::time::Duration;
 use tonic::Status;
 
 pub use refusal::Refusal;
+pub use stores::{Keeper, Listed, NameTaken, Stores};
 pub use upkeep::state;
 
 /// The stores of one process, to be called. Cheap to clone.
 #[derive(Clone)]
 pub struct Service {
-    stores: Arc<BTreeMap<Arc<str>, Arc<Served>>>,
+    stores: Arc<Stores>,
+    /// Who makes, opens and closes stores, where that can be asked for.
+    keeper: Option<Arc<dyn Keeper>>,
     /// Who calls, as the server knows them; empty where nobody asked.
     principal: Arc<str>,
 }
@@ -54,8 +58,8 @@ pub struct Service {
 /// Bounds on waiting and on the size of answers; everything has a default.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What kind of log the stores stand on, as `Status` shows it: `memory`, `file`, `kafka`.
-    pub log: String,
+    /// Who may make, open and close stores, where callers are known. Where nobody asked who calls, anybody may.
+    pub admins: Vec<String>,
     /// How long a call waits where it does not say, and at most.
     pub deadline: Duration,
     pub longest_deadline: Duration,
@@ -91,7 +95,7 @@ impl Page {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            log: String::new(),
+            admins: Vec::new(),
             deadline: Duration::from_secs(10),
             longest_deadline: Duration::from_secs(600),
             answer_bytes: 16 << 20,
@@ -123,6 +127,8 @@ impl Options {
 /// One store and what its calls share.
 struct Served {
     name: Arc<str>,
+    /// The kind of log that it stands on.
+    log: Arc<str>,
     handle: Handle,
     objects: Arc<dyn Objects>,
     options: Options,
@@ -140,49 +146,63 @@ impl Service {
     }
 
     pub fn with_options(stores: Vec<Handle>, options: Options) -> Service {
-        let served = |handle: Handle| {
-            let name = handle.view().store_name.clone();
-            let types = Mutex::default();
-            let served = Served {
-                name: name.clone(),
-                objects: handle.objects(),
-                options: options.clone(),
-                handle,
-                types,
-            };
-            (name, Arc::new(served))
-        };
+        let all = Stores::new(options);
+        for handle in stores {
+            if let Err(taken) = all.add(handle, "memory") {
+                tracing::error!(%taken, "a store is left out");
+            }
+        }
+        Service::over(Arc::new(all))
+    }
+
+    /// Of stores that may come and go.
+    pub fn over(stores: Arc<Stores>) -> Service {
         Service {
-            stores: Arc::new(stores.into_iter().map(served).collect()),
+            stores,
+            keeper: None,
             principal: "".into(),
+        }
+    }
+
+    /// The same with stores made, opened and closed on request.
+    pub fn kept_by(self, keeper: Arc<dyn Keeper>) -> Service {
+        Service {
+            keeper: Some(keeper),
+            ..self
         }
     }
 
     /// The same stores for one caller: the name stands as `principal` on every event that is proposed through it.
     pub fn acting_as(&self, principal: &str) -> Service {
         Service {
-            stores: self.stores.clone(),
             principal: principal.into(),
+            ..self.clone()
         }
     }
 
     fn store(&self, name: &str) -> Result<Arc<Served>, Refusal> {
-        let found = match name {
-            "" if self.stores.len() == 1 => self.stores.values().next(),
-            name => self.stores.get(name),
-        };
-        found.cloned().ok_or_else(|| self.no_such_store(name))
+        self.stores.find(name)
     }
 
-    fn no_such_store(&self, name: &str) -> Refusal {
-        let names = self.stores.keys().map(|name| &**name).collect::<Vec<_>>().join(", ");
-        let what = match (name, self.stores.len()) {
-            (_, 0) => "this server has no store".to_owned(),
-            ("", _) => format!("several stores are here, name one of them: {names}"),
-            (name, _) => format!("no store is called {name:?}; there is {names}"),
+    /// For whoever may make, open and close stores.
+    fn keeper(&self) -> Result<&dyn Keeper, Refusal> {
+        let admins = &self.stores.options().admins;
+        if !self.principal.is_empty() && !admins.iter().any(|admin| **admin == *self.principal) {
+            let what = format!("{:?} may not make, open or close stores of this server", self.principal);
+            let refusal = Refusal::new(confold_model::code::Code::Permission, what);
+            return Err(refusal.hint("the server names who may: `confold serve --admin NAME`"));
+        }
+        let none = || {
+            let what = "the stores of this server were fixed when it was started";
+            Refusal::new(confold_model::code::Code::Unsupported, what)
+                .hint("start it with a folder for stores: `confold serve --stores FOLDER`")
         };
-        Refusal::new(confold_model::code::Code::NotFound, what)
-            .hint("name a store of this server, as `confold stores` lists them")
+        self.keeper.as_deref().ok_or_else(none)
+    }
+
+    fn row(&self, name: &str) -> Result<pb::StoreRow, Refusal> {
+        let row = self.stores.rows().into_iter().find(|row| row.name == name);
+        row.ok_or_else(|| Refusal::new(confold_model::code::Code::NotFound, format!("no store is called {name:?}")))
     }
 }
 
@@ -325,8 +345,24 @@ impl Api for Service {
 
     async fn list_stores(&self, _: pb::ListStoresRequest) -> Result<pb::ListStoresResponse, Status> {
         Ok(pb::ListStoresResponse {
-            stores: self.stores.values().map(|served| upkeep::row(served)).collect(),
+            stores: self.stores.rows(),
         })
+    }
+
+    async fn create_store(&self, request: pb::CreateStoreRequest) -> Result<pb::StoreRow, Status> {
+        let name = request.name.clone();
+        self.keeper()?.create(request).await?;
+        Ok(self.row(&name)?)
+    }
+
+    async fn open_store(&self, request: pb::OpenStoreRequest) -> Result<pb::StoreRow, Status> {
+        self.keeper()?.open(&request.name).await?;
+        Ok(self.row(&request.name)?)
+    }
+
+    async fn close_store(&self, request: pb::CloseStoreRequest) -> Result<pb::StoreRow, Status> {
+        self.keeper()?.close(&request.name).await?;
+        Ok(self.row(&request.name)?)
     }
 
     async fn status(&self, request: pb::StatusRequest) -> Result<pb::StatusResponse, Status> {

@@ -167,6 +167,9 @@ service! {
         set_clock SetClock(SetClockRequest) -> Decision;
         sync Sync(SyncRequest) -> SyncResponse;
         list_stores ListStores(ListStoresRequest) -> ListStoresResponse;
+        create_store CreateStore(CreateStoreRequest) -> StoreRow;
+        open_store OpenStore(OpenStoreRequest) -> StoreRow;
+        close_store CloseStore(CloseStoreRequest) -> StoreRow;
         status Status(StatusRequest) -> StatusResponse;
     }
     stream {
@@ -198,7 +201,8 @@ named! {
     by itself: OutcomeRequest WithdrawRequest Decision;
     not: GetRequest GetResponse ListRequest ListResponse DiffRequest DiffResponse LogRequest LogResponse ShowRequest
         ShowResponse ListTagsRequest ListTagsResponse GetSchemaRequest GetSchemaResponse GetRetentionRequest
-        GetRetentionResponse SyncRequest SyncResponse ListStoresRequest ListStoresResponse StatusRequest StatusResponse;
+        GetRetentionResponse SyncRequest SyncResponse ListStoresRequest ListStoresResponse CreateStoreRequest
+        OpenStoreRequest CloseStoreRequest StoreRow StatusRequest StatusResponse;
 }
 
 impl Named for pb::PushSchemaResponse {

@@ -2,7 +2,14 @@
 
 use confold_wire::pb;
 use futures::stream::BoxStream;
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{
+    fmt::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use tonic_health::pb as grpc;
@@ -33,6 +40,8 @@ impl<F: Fn() -> Vec<StoreHealth> + Send + Sync + 'static> HealthSource for F {
 pub(crate) struct Health {
     source: Arc<dyn HealthSource>,
     ready_lag: u64,
+    /// Every store that was there at the start has been ready, or has stopped for good.
+    started: AtomicBool,
     stopping: watch::Sender<bool>,
 }
 
@@ -41,6 +50,7 @@ impl Health {
         Health {
             source,
             ready_lag,
+            started: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         }
     }
@@ -67,7 +77,11 @@ impl Health {
         self.source.stores()
     }
 
-    /// One line per store; `Err` where at least one of them is a reason not to send traffic here.
+    /// One line per store; `Err` where no traffic should be sent here.
+    ///
+    /// A server that starts waits for all of its stores, save those that stopped for good. From then on one store that is
+    /// ready is enough: what befalls a store must not take the others out of rotation. Who needs one store in particular asks
+    /// for it (`store_ready`).
     pub fn ready(&self) -> Result<String, String> {
         if self.is_stopping() {
             return Err("the server is shutting down\n".to_owned());
@@ -76,22 +90,42 @@ impl Health {
         if stores.is_empty() {
             return Err("no store is open\n".to_owned());
         }
-        let mut ready = true;
-        let mut text = String::new();
-        for store in &stores {
-            ready &= self.store_is_ready(store);
-            let state = store.state.as_str_name().trim_start_matches("STATE_");
-            // Writing to a string does not fail.
-            let _ = write!(text, "{}: {state}, {} records behind", store.store, store.lag);
-            if store.lag > self.ready_lag {
-                let _ = write!(text, " (ready at {} or fewer)", self.ready_lag);
-            }
-            if !store.reason.is_empty() {
-                let _ = write!(text, ": {}", store.reason);
-            }
-            text.push('\n');
+        let any = stores.iter().any(|store| self.store_is_ready(store));
+        let settled = |store: &StoreHealth| self.store_is_ready(store) || has_stopped(store.state);
+        if any && stores.iter().all(settled) {
+            self.started.store(true, Ordering::Relaxed);
         }
-        if ready { Ok(text) } else { Err(text) }
+        let text = stores.iter().map(|store| self.line(store)).collect();
+        if any && self.started.load(Ordering::Relaxed) {
+            Ok(text)
+        } else {
+            Err(text)
+        }
+    }
+
+    /// The same for one store. `None`: it is not known here.
+    pub fn store_ready(&self, name: &str) -> Option<Result<String, String>> {
+        let store = self.stores().into_iter().find(|store| store.store == name)?;
+        let line = self.line(&store);
+        Some(if self.store_is_ready(&store) && !self.is_stopping() {
+            Ok(line)
+        } else {
+            Err(line)
+        })
+    }
+
+    fn line(&self, store: &StoreHealth) -> String {
+        let state = store.state.as_str_name().trim_start_matches("STATE_");
+        let mut text = format!("{}: {state}, {} records behind", store.store, store.lag);
+        // Writing to a string does not fail.
+        if store.lag > self.ready_lag {
+            let _ = write!(text, " (ready at {} or fewer)", self.ready_lag);
+        }
+        if !store.reason.is_empty() {
+            let _ = write!(text, ": {}", store.reason);
+        }
+        text.push('\n');
+        text
     }
 
     pub fn store_is_ready(&self, store: &StoreHealth) -> bool {
@@ -104,6 +138,12 @@ impl Health {
             Err(_) => grpc::health_check_response::ServingStatus::NotServing,
         }
     }
+}
+
+/// Only an operator leads out of these.
+fn has_stopped(state: pb::State) -> bool {
+    use pb::State::*;
+    matches!(state, Fenced | Quarantined | Halted | SnapshotNeeded | Closed)
 }
 
 /// `grpc.health.v1.Health`, for the whole server (an empty name) and for the `Store` service alike.

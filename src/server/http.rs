@@ -86,10 +86,16 @@ impl Http {
         match path.as_str() {
             "/livez" | "/readyz" | "/metrics" if !reads => Err(Refusal::verb("GET")),
             "/livez" => Ok(text(StatusCode::OK, "alive\n".to_owned())),
-            "/readyz" => Ok(match self.health.ready() {
-                Ok(lines) => text(StatusCode::OK, lines),
-                Err(lines) => text(StatusCode::SERVICE_UNAVAILABLE, lines),
-            }),
+            "/readyz" => Ok(
+                match query::one(request.uri().query().unwrap_or_default(), "store")? {
+                    None => self.health.ready(),
+                    Some(name) => self.health.store_ready(&name).ok_or_else(|| no_store(&name))?,
+                }
+                .map_or_else(
+                    |lines| text(StatusCode::SERVICE_UNAVAILABLE, lines),
+                    |lines| text(StatusCode::OK, lines),
+                ),
+            ),
             "/metrics" => match metrics::page(&self.health) {
                 Some(page) => Ok(typed(
                     StatusCode::OK,
@@ -261,6 +267,11 @@ fn methods(types: &Types) -> BTreeMap<String, Method> {
 /// A web page of another origin can make a browser on this machine send requests here. Two things keep it out: requests
 /// that change something need a content type for which browsers ask first, and a name that was bent to point here is
 /// not ours.
+fn no_store(name: &str) -> Refusal {
+    let shown: String = name.chars().take(64).collect();
+    Refusal::new(Code::NotFound, format!("no store is called {shown:?} here")).hint("/readyz lists them")
+}
+
 fn check_host(request: &Request<Incoming>) -> Result<(), Refusal> {
     let header = request
         .headers()

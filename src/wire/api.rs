@@ -48,6 +48,9 @@ pub trait Api: Send + Sync + 'static {
     async fn set_clock(&self, request: pb::SetClockRequest) -> Result<pb::Decision, Status>;
     async fn sync(&self, request: pb::SyncRequest) -> Result<pb::SyncResponse, Status>;
     async fn list_stores(&self, request: pb::ListStoresRequest) -> Result<pb::ListStoresResponse, Status>;
+    async fn create_store(&self, request: pb::CreateStoreRequest) -> Result<pb::StoreRow, Status>;
+    async fn open_store(&self, request: pb::OpenStoreRequest) -> Result<pb::StoreRow, Status>;
+    async fn close_store(&self, request: pb::CloseStoreRequest) -> Result<pb::StoreRow, Status>;
     async fn status(&self, request: pb::StatusRequest) -> Result<pb::StatusResponse, Status>;
     async fn export_log(
         &self,

@@ -76,6 +76,11 @@ async fn of_server(app: &App) -> Result<Vec<Finding>, Failure> {
     };
     let mut findings = Vec::new();
     for store in stores {
+        // Of one that is not open there is nothing to ask.
+        if !store.reason.is_empty() && store.log.is_empty() {
+            findings.push(state_of(&store.name, store.state(), &store.reason));
+            continue;
+        }
         let request = pb::StatusRequest {
             store: store.name.clone(),
         };
@@ -85,14 +90,8 @@ async fn of_server(app: &App) -> Result<Vec<Finding>, Failure> {
     Ok(findings)
 }
 
-fn of_status(status: &pb::StatusResponse) -> Vec<Finding> {
-    let finding = |level, what: &str, detail: String, hint: &str| Finding {
-        level,
-        what: format!("{}: {what}", status.store),
-        detail,
-        hint: hint.to_owned(),
-    };
-    let state = status.state();
+/// A store's state, and what to do about it.
+fn state_of(store: &str, state: State, reason: &str) -> Finding {
     let (level, hint) = match state {
         State::Serving => (Level::Ok, ""),
         State::Unspecified | State::Starting | State::CatchingUp => (Level::Warning, "wait until it has caught up"),
@@ -113,12 +112,28 @@ fn of_status(status: &pb::StatusResponse) -> Vec<Finding> {
             "start a build that knows the level, or one without the fault",
         ),
         State::SnapshotNeeded => (Level::Damage, "start it from a snapshot of another replica"),
+        State::Closed => (Level::Warning, "`confold store open NAME` opens it again"),
     };
     let mut detail = state_text(state).to_owned();
-    if !status.reason.is_empty() {
-        detail = format!("{detail}; {}", status.reason);
+    if !reason.is_empty() {
+        detail = format!("{detail}; {reason}");
     }
-    let mut findings = vec![finding(level, "state", detail, hint)];
+    Finding {
+        level,
+        what: format!("{store}: state"),
+        detail,
+        hint: hint.to_owned(),
+    }
+}
+
+fn of_status(status: &pb::StatusResponse) -> Vec<Finding> {
+    let finding = |level, what: &str, detail: String, hint: &str| Finding {
+        level,
+        what: format!("{}: {what}", status.store),
+        detail,
+        hint: hint.to_owned(),
+    };
+    let mut findings = vec![state_of(&status.store, status.state(), &status.reason)];
     if status.disputed {
         let hint = "compare the state hashes in `confold status` of each replica";
         findings.push(finding(

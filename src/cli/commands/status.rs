@@ -170,5 +170,6 @@ pub fn state_text(state: State) -> &'static str {
         State::Quarantined => "quarantined: its own state is not to be trusted",
         State::Halted => "halted",
         State::SnapshotNeeded => "snapshot needed: its position is below the log's start",
+        State::Closed => "closed",
     }
 }

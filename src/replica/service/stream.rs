@@ -38,12 +38,7 @@ async fn pump(
     let mut end = None;
     let mut open = true;
     while open || !in_flight.is_empty() {
-        let limit = service
-            .stores
-            .values()
-            .map(|served| served.options.stream_in_flight)
-            .max()
-            .unwrap_or(1);
+        let limit = service.stores.options().stream_in_flight.max(1);
         let answer = tokio::select! {
             biased;
             Some(answer) = in_flight.next() => answer,

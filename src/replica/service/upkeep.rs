@@ -96,11 +96,14 @@ pub(super) async fn sync(served: Arc<Served>, request: pb::SyncRequest) -> Resul
 
 pub(super) fn row(served: &Served) -> pb::StoreRow {
     let view = served.handle.view();
+    let standing = served.handle.standing().borrow().clone();
     pb::StoreRow {
         name: served.name.to_string(),
         log_id: hex::encode(view.log_id.0),
-        state: state(served.handle.standing().borrow().state).into(),
+        state: state(standing.state).into(),
         revision: view.revision.0,
+        reason: standing.reason,
+        log: served.log.to_string(),
     }
 }
 
@@ -113,8 +116,9 @@ pub fn state(state: ReplicaState) -> pb::State {
         ReplicaState::Degraded => pb::State::Degraded,
         ReplicaState::Fenced => pb::State::Fenced,
         ReplicaState::Quarantined => pb::State::Quarantined,
-        ReplicaState::Halted | ReplicaState::Stopped => pb::State::Halted,
+        ReplicaState::Halted => pb::State::Halted,
         ReplicaState::SnapshotNeeded => pb::State::SnapshotNeeded,
+        ReplicaState::Stopped => pb::State::Closed,
     }
 }
 
@@ -144,7 +148,7 @@ pub(super) fn status(served: &Served) -> pb::StatusResponse {
         reason,
         log_id: hex::encode(view.log_id.0),
         incarnation: hex::encode(view.incarnation.0),
-        log: served.options.log.clone(),
+        log: served.log.to_string(),
         transport_id: hex::encode(view.transport_id),
         position: view.position.0,
         log_start: log.start.0,

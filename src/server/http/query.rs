@@ -95,6 +95,23 @@ pub(super) fn request(form: &Form, request: &MessageDescriptor, query: &str) -> 
     Ok(Json::Object(fields))
 }
 
+/// The value of the only parameter that there is; any other is refused.
+pub(super) fn one(query: &str, only: &str) -> Result<Option<String>, Refusal> {
+    let mut found = None;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = unescape(name)?;
+        if name != only {
+            let what = format!("there is no parameter {:?} here", shown(&name));
+            return Err(Refusal::new(Code::UnknownField, what).hint(format!("it has {only}")));
+        }
+        if found.replace(unescape(value)?).is_some() {
+            return Err(refuse(format!("{only} is given twice")));
+        }
+    }
+    Ok(found)
+}
+
 fn set(
     form: &Form,
     request: &MessageDescriptor,

@@ -116,6 +116,9 @@ fake! {
     set_clock: SetClockRequest -> Decision,
     sync: SyncRequest -> SyncResponse,
     list_stores: ListStoresRequest -> ListStoresResponse,
+    create_store: CreateStoreRequest -> StoreRow,
+    open_store: OpenStoreRequest -> StoreRow,
+    close_store: CloseStoreRequest -> StoreRow,
     status: StatusRequest -> StatusResponse;
     stream
     list_stream: ListRequest -> ListResponse,

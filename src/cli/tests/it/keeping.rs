@@ -195,6 +195,7 @@ fn status_shows_how_a_store_is_doing() {
             log_id: "ab".repeat(16),
             state: pb::State::Serving.into(),
             revision: 12,
+            ..Default::default()
         }],
     });
     world.check(

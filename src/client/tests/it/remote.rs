@@ -67,6 +67,9 @@ serve! {
     set_clock: SetClockRequest -> Decision,
     sync: SyncRequest -> SyncResponse,
     list_stores: ListStoresRequest -> ListStoresResponse,
+    create_store: CreateStoreRequest -> StoreRow,
+    open_store: OpenStoreRequest -> StoreRow,
+    close_store: CloseStoreRequest -> StoreRow,
     status: StatusRequest -> StatusResponse;
     stream
     list_stream: ListStreamStream: ListRequest -> ListResponse,

@@ -494,5 +494,8 @@ not_here! {
     set_clock: SetClockRequest -> pb::Decision,
     sync: SyncRequest -> pb::SyncResponse,
     list_stores: ListStoresRequest -> pb::ListStoresResponse,
+    create_store: CreateStoreRequest -> pb::StoreRow,
+    open_store: OpenStoreRequest -> pb::StoreRow,
+    close_store: CloseStoreRequest -> pb::StoreRow,
     export_log: ExportLogRequest -> Stream<Result<pb::ExportLogResponse, Status>>,
 }

@@ -8,6 +8,7 @@ mod list;
 mod outcome;
 mod read;
 mod schema;
+mod stores;
 mod stream;
 mod tags;
 mod upkeep;

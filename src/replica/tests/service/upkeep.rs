@@ -114,7 +114,7 @@ async fn a_replica_that_has_stopped_says_so_and_still_reads() {
     let world = World::sample().await;
     world.handle.shutdown(SOON).await.unwrap();
     let status = world.service.status(pb::StatusRequest::default()).await.unwrap();
-    assert_eq!(status.state(), pb::State::Halted);
+    assert_eq!(status.state(), pb::State::Closed);
     assert!(!status.reason.is_empty());
     assert_eq!(
         world.json("/vlans/100", 0, "").await,

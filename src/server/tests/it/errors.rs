@@ -228,10 +228,10 @@ async fn an_address_that_is_none_says_which_there_are() {
     expect![[r#"
         404  there is nothing at this address | the calls are at /v1/, beside them are /livez, /readyz and /metrics
         404  there is nothing at this address | the calls are at /v1/, beside them are /livez, /readyz and /metrics
-        404  there is no call "" | POST /v1/ with one of Activate, Commit, CommitStream, Diff, DiffStream
-        404  there is no call "got" | POST /v1/ with one of Activate, Commit, CommitStream, Diff, DiffStream
+        404  there is no call "" | POST /v1/ with one of Activate, CloseStore, Commit, CommitStream, Crea
+        404  there is no call "got" | POST /v1/ with one of Activate, CloseStore, Commit, CommitStream, Crea
         404  there is no call "commit" | it is POST /v1/Commit
-        404  there is no call "Got" | POST /v1/ with one of Activate, Commit, CommitStream, Diff, DiffStream
+        404  there is no call "Got" | POST /v1/ with one of Activate, CloseStore, Commit, CommitStream, Crea
         405 POST this address takes POST | calls are POST /v1/Name; reads also have a form with GET
         405 GET this address takes GET | calls are POST /v1/Name; reads also have a form with GET
         405 GET this address takes GET | calls are POST /v1/Name; reads also have a form with GET

@@ -217,6 +217,18 @@ impl Api for Fake {
         self.call("ListStores")
     }
 
+    async fn create_store(&self, _: pb::CreateStoreRequest) -> Result<pb::StoreRow, Status> {
+        self.call("CreateStore")
+    }
+
+    async fn open_store(&self, _: pb::OpenStoreRequest) -> Result<pb::StoreRow, Status> {
+        self.call("OpenStore")
+    }
+
+    async fn close_store(&self, _: pb::CloseStoreRequest) -> Result<pb::StoreRow, Status> {
+        self.call("CloseStore")
+    }
+
     async fn status(&self, _: pb::StatusRequest) -> Result<pb::StatusResponse, Status> {
         self.call("Status")
     }

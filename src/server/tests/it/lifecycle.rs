@@ -75,9 +75,9 @@ async fn ready_is_who_serves_and_is_not_behind() {
             "net: SERVING, 11 records behind (ready at 10 or fewer)\n",
         ),
         (
-            vec![serving("net"), degraded],
+            vec![degraded],
             503,
-            "net: SERVING, 0 records behind\nlab: DEGRADED, 0 records behind: the disk is full\n",
+            "lab: DEGRADED, 0 records behind: the disk is full\n",
         ),
         (vec![], 503, "no store is open\n"),
     ];
@@ -106,6 +106,57 @@ async fn ready_is_who_serves_and_is_not_behind() {
         .await
         .unwrap_err();
     assert_eq!(unknown.code(), tonic::Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_server_waits_for_its_stores_at_the_start_and_then_goes_on_with_those_that_are_ready() {
+    let server = start(Fake::new()).await;
+    let as_of = |store: &str, state| StoreHealth {
+        state,
+        ..serving(store)
+    };
+    let ready = async |stores| {
+        *server.health.lock().unwrap() = stores;
+        server.get("/readyz").await.status().as_u16()
+    };
+    use pb::State::*;
+    assert_eq!(ready(vec![serving("a"), as_of("b", CatchingUp)]).await, 503);
+    assert_eq!(ready(vec![serving("a"), as_of("b", Degraded)]).await, 503);
+    assert_eq!(ready(vec![as_of("b", Fenced)]).await, 503);
+    // A store that stopped for good is not waited for.
+    assert_eq!(ready(vec![serving("a"), as_of("b", Fenced)]).await, 200);
+    // From here on one is enough.
+    for state in [
+        CatchingUp,
+        Degraded,
+        Fenced,
+        Quarantined,
+        Halted,
+        SnapshotNeeded,
+        Closed,
+    ] {
+        assert_eq!(ready(vec![serving("a"), as_of("b", state)]).await, 200, "{state:?}");
+        assert_eq!(ready(vec![as_of("b", state)]).await, 503, "{state:?}");
+    }
+    *server.health.lock().unwrap() = vec![serving("a"), as_of("b", Fenced)];
+    let answer = server.get("/readyz").await;
+    assert_eq!(
+        answer.text(),
+        "a: SERVING, 0 records behind\nb: FENCED, 0 records behind\n"
+    );
+    for (query, status) in [
+        ("store=a", 200),
+        ("store=b", 503),
+        ("store=c", 404),
+        ("stare=a", 400),
+        ("store=a&store=b", 400),
+    ] {
+        assert_eq!(
+            server.get(&format!("/readyz?{query}")).await.status().as_u16(),
+            status,
+            "{query}"
+        );
+    }
 }
 
 #[tokio::test]
