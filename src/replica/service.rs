@@ -375,4 +375,11 @@ impl Api for Service {
     ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status> {
         Ok(upkeep::export(self.store(&request.store)?, request).await?)
     }
+
+    async fn snapshot(
+        &self,
+        request: pb::SnapshotRequest,
+    ) -> Result<Stream<Result<pb::SnapshotResponse, Status>>, Status> {
+        Ok(upkeep::snapshot(self.store(&request.store)?).await?)
+    }
 }

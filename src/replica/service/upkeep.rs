@@ -4,6 +4,7 @@ use super::at::{Reading, token};
 use super::propose::{Intention, propose};
 use super::refusal::hex;
 use super::{Refusal, Served, blocking};
+use crate::snapshot::{self, SnapshotError};
 use crate::status::{ReplicaState, Status};
 use confold_log::{Reader, Record};
 use confold_model::code::Code;
@@ -246,6 +247,28 @@ pub(super) async fn export(
         Ok::<_, tonic::Status>(Some(blocking(move || export.piece()).await?))
     });
     Ok(Box::pin(pieces))
+}
+
+/// Piece by piece, each made when the one before was taken; the fold goes on meanwhile.
+pub(super) async fn snapshot(
+    served: Arc<Served>,
+) -> Result<Stream<Result<pb::SnapshotResponse, tonic::Status>>, Refusal> {
+    let export = blocking(move || Ok(snapshot::export(&served.handle)?)).await?;
+    let pieces = futures::stream::try_unfold(export, |mut export| async {
+        let next = blocking(move || Ok(export.next().transpose()?.map(|piece| (pb::SnapshotResponse { piece }, export))));
+        Ok::<_, tonic::Status>(next.await?)
+    });
+    Ok(Box::pin(pieces))
+}
+
+impl From<SnapshotError> for Refusal {
+    fn from(error: SnapshotError) -> Refusal {
+        match error {
+            SnapshotError::Log(error) => error.into(),
+            SnapshotError::Store(error) => error.into(),
+            other => Refusal::new(Code::Unavailable, other.to_string()).hint("try again after the next mark, or ask another replica"),
+        }
+    }
 }
 
 struct Export {

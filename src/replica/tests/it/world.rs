@@ -110,10 +110,15 @@ impl World {
     }
 
     pub fn begun_with(options: &Begin) -> World {
+        let world = World::with_digests(options);
+        // As a log does that stores no digests: whoever reads tells it one near by.
+        world.log.forget_digests(64);
+        world
+    }
+
+    pub fn with_digests(options: &Begin) -> World {
         let log = MemoryLog::new([7; 16]);
         assert!(begin(&log, "network", options).unwrap());
-        // As a log does that stores no digests: whoever reads tells it one near by.
-        log.forget_digests(64);
         World { log, store: Arc::default(), clock: Arc::default() }
     }
 
