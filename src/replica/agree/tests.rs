@@ -201,6 +201,7 @@ async fn a_dispute_that_was_not_settled_before_a_crash_is_settled_after_it() {
     fleet.round(0, "b", "b").await;
     flip(&fleet.handles[1], "a");
     commit(&fleet.handles[1], put("c", "c")).await;
+    fleet.handles[0].fence(SOON).await.unwrap();
     fleet.worlds[0].set_time(fleet.now() + 100_000);
     // Only the good one keeps house: it proposes the mark and announces it.
     for _ in 0..3 {

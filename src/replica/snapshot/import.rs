@@ -63,6 +63,8 @@ struct Taking<'s> {
     history: HistoryRange,
     last_revision: Option<(Revision, Position)>,
     last_id: Option<Position>,
+    /// Revisions whose event has an id, and ids of revisions.
+    ids: [u64; 2],
     /// Revisions to compare ids with.
     named: VecDeque<RevisionRow>,
     next_named: Revision,
@@ -85,6 +87,7 @@ impl<'s> Taking<'s> {
             history: HistoryRange::default(),
             last_revision: None,
             last_id: None,
+            ids: [0; 2],
             named: VecDeque::new(),
             next_named: Revision(1),
             last_touched: None,
@@ -213,6 +216,7 @@ impl<'s> Taking<'s> {
         let RevisionRow { revision, position, time, root, id, digest, .. } = *row;
         self.history.append(HistoryLeaf { revision, position, time, root, id: id.unwrap_or_default(), digest }.hash());
         self.last_revision = Some((revision, position));
+        self.ids[0] += u64::from(id.is_some());
         Ok(())
     }
 
@@ -225,6 +229,7 @@ impl<'s> Taking<'s> {
         if row.revision == Revision(0) {
             return Ok(());
         }
+        self.ids[1] += 1;
         loop {
             if self.named.is_empty() {
                 self.named = self.store.revisions(self.next_named..=self.header.revision, Order::Ascending, 1024)?.into();
@@ -258,6 +263,9 @@ impl<'s> Taking<'s> {
         };
         if self.history != *state.history() {
             return forged("its history rows are not those of its state");
+        }
+        if self.ids[0] != self.ids[1] {
+            return forged(format!("its history has {} event ids, its index {}", self.ids[0], self.ids[1]));
         }
         let own = self.header.root == EMPTY_NODE || self.trees.contains_key(&self.header.revision);
         if !own {
