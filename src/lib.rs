@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod config;
+pub mod fetch;
 pub mod folder;
 pub mod kafka;
 pub mod local;

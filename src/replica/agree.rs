@@ -330,3 +330,6 @@ pub(crate) fn dispute_loop(core: &Arc<Core>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

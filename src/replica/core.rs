@@ -97,8 +97,8 @@ impl Core {
         // Whoever sees the view finds its chores noted and its events counted.
         self.house.note(&effects, || (self.options.clock)());
         self.count(&effects);
-        self.views.publish(effects.view.clone());
         effects.disagreements.iter().for_each(|disagreement| self.alarm(disagreement));
+        self.views.publish(effects.view.clone());
         fail::fail_point!("replica::before_answers");
         // Nobody enters the desk after its event was folded, so an empty desk needs no looking through.
         if self.desk.in_flight() > 0 {

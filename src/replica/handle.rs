@@ -26,7 +26,7 @@ use tokio::sync::watch;
 /// what is under way: [`Handle::shutdown`] does it in order.
 #[derive(Clone)]
 pub struct Handle {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     threads: Arc<Threads>,
 }
 

@@ -5,7 +5,7 @@
 //! rows now ─ undo what was changed since the mark ─▶ rows at the mark ─▶ State::load
 //!            one row of undo per table row and mark
 //! ```
-//! The scalars are written once more at each mark. Rows of the window are only ever added, and those that leave it are
+//! The scalars are written once more at each mark, with the log digest before it. Rows of the window are only ever added, and those that leave it are
 //! removed once no kept mark has them inside; so the window at a mark is what was written up to it. All other tables are undone
 //! row by row. Trees of marks are whole in the store as it is, and the sweep spares them.
 
@@ -19,7 +19,8 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// The table, in a store: u64 mark, u16 table, key; what stood there at the mark: nothing, or `01` and the row.
+/// The table, in a store: u64 mark, u16 table, key; what stood there at the mark: nothing, or `01` and the row. Of the scalars the log
+/// digest before the mark and then the row.
 pub(crate) const KEPT: u16 = 0x8002;
 const SCALARS: u16 = 0;
 
@@ -32,6 +33,8 @@ pub struct KeptMark {
     pub position: Position,
     pub revision: Revision,
     pub root: Hash,
+    /// d(position - 1).
+    pub before: Hash,
 }
 
 /// What the fold thread notes for it.
@@ -88,9 +91,10 @@ impl Keeping {
         store.state_rows(KEPT, &mut |key, value| {
             let (position, table, key) = split(key).ok_or_else(|| damaged("its key"))?;
             if table == SCALARS {
-                let scalars = value.get(1..).ok_or_else(|| damaged("its scalars"))?;
+                let (before, scalars) = value.split_first_chunk::<32>().ok_or_else(|| damaged("its scalars"))?;
                 let at = State::load([(SCALARS, Vec::new(), scalars.to_vec())]).map_err(|Malformed(what)| damaged(&what))?;
-                keeping.marks.push_back(KeptMark { position, revision: at.revision(), root: at.root() });
+                let (revision, root) = (at.revision(), at.root());
+                keeping.marks.push_back(KeptMark { position, revision, root, before: Hash(*before) });
             }
             keeping.undo.entry(position).or_default().insert((table, key.to_vec()));
             Ok(())
@@ -147,7 +151,8 @@ impl Keeping {
             }
             if table == SCALARS {
                 if let (Some(mark), Some(scalars)) = (&mark, &value) {
-                    out.push(self.note(mark.position, SCALARS, Vec::new(), Some(scalars)));
+                    out.push(scalars_at(mark, scalars));
+                    self.undo.entry(mark.position).or_default().insert((SCALARS, Vec::new()));
                 }
             } else if let (Some(epoch), true) = (epoch, table != member::WINDOW)
                 && !self.undo.get(&epoch).is_some_and(|rows| rows.contains(&(table, key.clone())))
@@ -224,8 +229,9 @@ pub(crate) fn rows_at(store: &dyn Store, mark: Position) -> Result<Vec<(u16, Vec
         let key = (table, key.to_vec());
         if undone.insert(key.clone()) {
             whole |= table == SCALARS;
-            match value.split_first() {
-                Some((_, row)) => rows.insert(key, row.to_vec()),
+            let row = if table == SCALARS { value.get(32..) } else { value.get(1..) };
+            match row {
+                Some(row) => rows.insert(key, row.to_vec()),
                 None => rows.remove(&key),
             };
         }
@@ -235,6 +241,12 @@ pub(crate) fn rows_at(store: &dyn Store, mark: Position) -> Result<Vec<(u16, Vec
         return Err(StoreError::damaged(format!("the state of mark {mark} is not kept")));
     }
     Ok(rows.into_iter().map(|((table, key), value)| (table, key, value)).collect())
+}
+
+/// The row of a mark's scalars.
+pub(crate) fn scalars_at(mark: &KeptMark, scalars: &[u8]) -> StateEdit {
+    let value = [&mark.before.0[..], scalars].concat();
+    StateEdit { table: KEPT, key: joined(mark.position, SCALARS, &[]), value: Some(value.into()) }
 }
 
 fn joined(mark: Position, table: u16, key: &[u8]) -> Vec<u8> {

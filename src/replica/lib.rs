@@ -28,12 +28,21 @@ mod propose;
 pub mod service;
 #[cfg(test)]
 mod sim;
+pub mod snapshot;
 mod status;
 pub mod step;
 mod sweep;
 pub mod touch;
 mod view;
 mod voices;
+
+// Tests that reach inside share what the tests from outside build their worlds with.
+#[cfg(test)]
+extern crate self as confold_replica;
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "tests/it/world.rs"]
+mod world;
 
 pub use handle::{BeginError, Handle, OpenError, Replica, begin};
 pub use kept::KeptMark;

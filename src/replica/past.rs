@@ -111,7 +111,7 @@ impl Drop for Pin {
 
 impl Pins {
     /// Chooses a persisted tree and pins it, as one step: a sweep either sees the pin or has already said what it keeps.
-    fn choose(
+    pub fn choose(
         self: &Arc<Pins>,
         choose: impl FnOnce(Option<&Kept>) -> Result<Option<PersistedTree>, StoreError>,
     ) -> Result<Option<(PersistedTree, Pin)>, StoreError> {

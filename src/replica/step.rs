@@ -7,7 +7,7 @@
 //! Any cut of a log into batches gives the same state; marks end a batch by themselves, so that all replicas have the
 //! same well-known points. The drive loop and simulations use it unchanged.
 
-use crate::kept::{Hold, Keeping, KeptMark};
+use crate::kept::{Hold, Keeping, KeptMark, scalars_at};
 use crate::view::View;
 use crate::voices::{Agreement, Voices};
 use crate::{fence, touch};
@@ -327,7 +327,7 @@ impl Folder {
         let edits = self.state.take_edits();
         let now = self.state.position().unwrap_or_default();
         let (revision, root) = (self.state.revision(), self.state.root());
-        let mark = open.mark.map(|mark| KeptMark { position: mark.position, revision, root });
+        let mark = open.mark.map(|mark| KeptMark { position: mark.position, revision, root, before: self.before });
         let alone = mark.is_some() && self.state.checkpoints().all(|row| row.checkpoint.replica == self.replica);
         self.keeping.pass(edits, now, mark, alone, &mut state);
         self.stale.kept |= mark.is_some();
@@ -499,8 +499,7 @@ impl Folder {
     fn pass_mark(&mut self, mark: Mark) {
         self.open.mark = Some(mark);
         self.marks.insert(mark.position, mark);
-        let value = [mark.chain.0, mark.state.0].concat();
-        self.open.own.push(StateEdit { table: own::MARKS, key: mark.position.0.to_be_bytes().into(), value: Some(value.into()) });
+        self.open.own.push(own_mark(&mark));
         if self.marks.len() > MARKS_KEPT {
             // What somebody announced last can be compared as long as it stands.
             let named: Vec<Position> = self.state.checkpoints().map(|row| row.checkpoint.position).collect();
@@ -510,6 +509,12 @@ impl Folder {
                 self.open.own.push(StateEdit { table: own::MARKS, key: oldest.0.to_be_bytes().into(), value: None });
             }
         }
+    }
+
+    /// To plant a fault: nothing else may change what was folded.
+    #[cfg(test)]
+    pub(crate) fn flip(&mut self, path: &confold_model::path::Path, config: &[u8], objects: &dyn Objects) {
+        self.state.tree_mut().set_config(path, config, objects).expect("the leaf can be read");
     }
 
     /// What this replica computed at a mark.
@@ -608,6 +613,26 @@ impl Folder {
             incarnation: self.state.incarnation(),
         }
     }
+}
+
+/// The state rows of a store that begins at a mark: those of the fold, and a new replica's own.
+pub(crate) fn founding(
+    replica: [u8; 16],
+    name: &str,
+    mark: Mark,
+    kept: &KeptMark,
+    rows: Vec<(u16, Vec<u8>, Vec<u8>)>,
+) -> Vec<StateEdit> {
+    let scalars = rows.iter().find(|(table, ..)| *table == 0).map(|(.., value)| scalars_at(kept, value));
+    let mut edits = vec![fact(own::REPLICA, &replica), fact(own::NAME, name.as_bytes()), own_mark(&mark)];
+    edits.extend(scalars);
+    edits.extend(rows.into_iter().map(|(table, key, value)| StateEdit { table, key, value: Some(value.into()) }));
+    edits
+}
+
+fn own_mark(mark: &Mark) -> StateEdit {
+    let value = [mark.chain.0, mark.state.0].concat();
+    StateEdit { table: own::MARKS, key: mark.position.0.to_be_bytes().into(), value: Some(value.into()) }
 }
 
 fn fact(key: &[u8], value: &[u8]) -> StateEdit {

@@ -5,6 +5,7 @@ use super::propose::{Intention, propose};
 use super::refusal::hex;
 use super::rights::{Asked, Rights};
 use super::{Refusal, Served, blocking};
+use crate::snapshot::{self, SnapshotError};
 use crate::status::{ReplicaState, Status};
 use confold_log::{Reader, Record};
 use confold_model::code::Code;
@@ -247,6 +248,30 @@ pub(super) async fn export(
         Ok::<_, tonic::Status>(Some(blocking(move || export.piece()).await?))
     });
     Ok(Box::pin(pieces))
+}
+
+/// Piece by piece, each made when the one before was taken; the fold goes on meanwhile.
+pub(super) async fn snapshot(
+    served: Asked,
+) -> Result<Stream<Result<pb::SnapshotResponse, tonic::Status>>, Refusal> {
+    let (handle, begun) = (served.handle.clone(), served);
+    let export = blocking(move || Ok(snapshot::export(&handle)?)).await?;
+    let pieces = futures::stream::try_unfold((begun, export), |(served, mut export)| async {
+        served.now()?;
+        let next = blocking(move || Ok(export.next().transpose()?.map(|piece| (piece, export)))).await?;
+        Ok::<_, tonic::Status>(next.map(|(piece, export)| (pb::SnapshotResponse { piece }, (served, export))))
+    });
+    Ok(Box::pin(pieces))
+}
+
+impl From<SnapshotError> for Refusal {
+    fn from(error: SnapshotError) -> Refusal {
+        match error {
+            SnapshotError::Log(error) => error.into(),
+            SnapshotError::Store(error) => error.into(),
+            other => Refusal::new(Code::Unavailable, other.to_string()).hint("try again after the next mark, or ask another replica"),
+        }
+    }
 }
 
 struct Export {

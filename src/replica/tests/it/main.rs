@@ -1,6 +1,5 @@
 //! A whole replica on a memory log and a memory store.
 
-mod agreement;
 mod convergence;
 mod drive;
 mod fencing;

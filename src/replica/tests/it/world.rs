@@ -110,10 +110,15 @@ impl World {
     }
 
     pub fn begun_with(options: &Begin) -> World {
+        let world = World::with_digests(options);
+        // As a log does that stores no digests: whoever reads tells it one near by.
+        world.log.forget_digests(64);
+        world
+    }
+
+    pub fn with_digests(options: &Begin) -> World {
         let log = MemoryLog::new([7; 16]);
         assert!(begin(&log, "network", options).unwrap());
-        // As a log does that stores no digests: whoever reads tells it one near by.
-        log.forget_digests(64);
         World { log, store: Arc::default(), clock: Arc::default() }
     }
 
@@ -213,8 +218,6 @@ pub struct Faults {
     /// So many reads of objects fail.
     pub reads: u64,
     pub panic_on_read: bool,
-    /// The next object that names the first hash is read as naming the second: a leaf flipped in memory, once.
-    pub flip: Option<(Hash, Hash)>,
     /// Shown instead of the row that is there.
     pub row: Option<RevisionRow>,
     pub hold_commits: bool,
@@ -247,14 +250,8 @@ impl Objects for Faulty {
             let cause = ObjectsErrorCause::Unavailable("told to fail".to_owned());
             return Err(ObjectsError { hash: *hash, cause });
         }
-        let bytes = self.inner.object(hash)?;
-        if let Some((from, to)) = faults.flip
-            && let Some(at) = bytes.windows(32).position(|part| part == from.0)
-        {
-            faults.flip = None;
-            return Ok([&bytes[..at], &to.0, &bytes[at + 32..]].concat().into());
-        }
-        Ok(bytes)
+        drop(faults);
+        self.inner.object(hash)
     }
 }
 
@@ -276,6 +273,10 @@ impl Store for Faulty {
         }
         drop(faults);
         self.inner.commit(batch)
+    }
+
+    fn load(&self, rows: &Rows) -> Result<(), StoreError> {
+        self.inner.load(rows)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -315,6 +316,14 @@ impl Store for Faulty {
 
     fn id(&self, id: &EventId, reach: u64) -> Result<Option<IdRow>, StoreError> {
         self.inner.id(id, reach)
+    }
+
+    fn ids(&self, from: Position, limit: usize) -> Result<Vec<IdRow>, StoreError> {
+        self.inner.ids(from, limit)
+    }
+
+    fn all_touched(&self, from: (PathDigest, Revision), limit: usize) -> Result<Vec<Touched>, StoreError> {
+        self.inner.all_touched(from, limit)
     }
 
     fn state_row(&self, table: u16, key: &[u8]) -> Result<Option<Bytes>, StoreError> {

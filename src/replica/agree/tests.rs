@@ -1,14 +1,14 @@
 //! F28: a replica that is wrong is found within one mark and stops itself; the good ones alarm and serve on.
 
+use crate::options::{OnDispute, Options};
+use crate::step::Mark;
 use crate::world::*;
+use crate::{Handle, Replica, ReplicaState};
 use bytes::Bytes;
 use confold_log::memory::MemoryLog;
 use confold_log::{Fence, Log, LogError, Range, Reader, Record, Tip};
 use confold_model::event::{Body, Checkpoint, Event, LEVEL, OperationKind};
 use confold_model::ids::{Hash, Position, Revision};
-use confold_model::tree::Lookup;
-use confold_replica::step::Mark;
-use confold_replica::{Handle, OnDispute, Options, Replica, ReplicaState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -71,11 +71,11 @@ fn leak(text: &str) -> &'static str {
     Box::leak(text.to_owned().into_boxed_str())
 }
 
-fn node_hash(handle: &Handle, device: &str) -> Hash {
-    match handle.view().tree.node(&device_path(device), &*handle.objects()).unwrap() {
-        Lookup::Found(node) => node.hash(),
-        _ => panic!("{device} is not there"),
-    }
+/// One leaf of what was folded, in one replica's memory.
+fn flip(handle: &Handle, id: &str) {
+    let objects = handle.objects();
+    let mut folder = handle.core.folder.lock();
+    folder.as_mut().unwrap().flip(&device_path(id), &device(id, "flipped"), &*objects);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,10 +87,9 @@ async fn a_leaf_flipped_after_the_fold_is_found_within_one_mark_and_the_good_one
             fleet.round(1, "b", &format!("b{n}")).await;
         }
         let bad = usize::from(attempt) % 3;
-        let (from, to) = (node_hash(&fleet.handles[bad], "a"), node_hash(&fleet.handles[bad], "b"));
-        fleet.worlds[bad].store.faults.lock().flip = Some((from, to));
+        flip(&fleet.handles[bad], "a");
         fleet.round(usize::from(attempt + 1) % 3, "c", "c").await;
-        assert!(fleet.worlds[bad].store.faults.lock().flip.is_none(), "the fault fired");
+        assert_ne!(fleet.handles[bad].view().root, fleet.good(bad).next().unwrap().view().root, "the fault fired");
         let mark = fleet.good(bad).next().unwrap().view().mark.unwrap().position;
         let standing = stopped(&fleet.handles[bad]).await;
         assert_eq!(standing.state, ReplicaState::Quarantined, "{}", standing.reason);
@@ -200,9 +199,9 @@ async fn a_dispute_that_was_not_settled_before_a_crash_is_settled_after_it() {
     let fleet = Fleet::of(2, |_, options| options).await;
     fleet.round(0, "a", "a").await;
     fleet.round(0, "b", "b").await;
-    let (from, to) = (node_hash(&fleet.handles[1], "a"), node_hash(&fleet.handles[1], "b"));
-    fleet.worlds[1].store.faults.lock().flip = Some((from, to));
+    flip(&fleet.handles[1], "a");
     commit(&fleet.handles[1], put("c", "c")).await;
+    fleet.handles[0].fence(SOON).await.unwrap();
     fleet.worlds[0].set_time(fleet.now() + 100_000);
     // Only the good one keeps house: it proposes the mark and announces it.
     for _ in 0..3 {
