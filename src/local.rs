@@ -5,7 +5,7 @@ use crate::{Embedded, bench};
 use async_trait::async_trait;
 use confold_cli::bench::{Load, Measured, Part};
 use confold_cli::local::{
-    Access, Exported, Finding, InitOptions, Initialised, Level, Local, Scratch, ServeOptions, Serving,
+    Access, Exported, Finding, InitOptions, Initialised, Level, Local, Protection, Scratch, ServeOptions, Serving,
 };
 use confold_cli::{Exit, Failure};
 use confold_log::file::{self, Copy, Identity, Origin};
@@ -15,9 +15,10 @@ use confold_model::ids::{Hash, Incarnation, Position, Time};
 use confold_model::objects::Objects;
 use confold_model::walk::Walk;
 use confold_replica::{Begin, Handle, Options};
-use confold_server::{Server, StoreHealth};
+use confold_server::{BindError, Server, StoreHealth};
 use confold_store::{Store, StoreError};
 use confold_wire::api::{Api, Stream};
+use confold_wire::caller::Open;
 use confold_wire::{convert, pb};
 use std::io;
 use std::net::SocketAddr;
@@ -60,7 +61,7 @@ impl Local for OnThisMachine {
         for note in store.notes() {
             tracing::warn!("{note}");
         }
-        let server = listen(&store, options.listen, false).await?;
+        let server = listen(&store, options.listen, options.protection, false).await?;
         let name = store.handle().view().store_name.to_string();
         let serving = Serving { address: server.local_addr(), stores: vec![name] };
         ready(&serving);
@@ -118,7 +119,7 @@ impl Local for OnThisMachine {
         let begin = Begin { retention: DEFAULT_RETENTION, ..Begin::default() };
         blocking(move || folder::create(&dir, "scratch", &begin)).await?;
         let store = Embedded::open(folder, Options::default()).await.map_err(failure)?;
-        let server = listen(&store, SocketAddr::from(([127, 0, 0, 1], 0)), true).await?;
+        let server = listen(&store, SocketAddr::from(([127, 0, 0, 1], 0)), Protection::default(), true).await?;
         let address = server.local_addr().to_string();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         tokio::spawn(async move {
@@ -135,15 +136,41 @@ impl Local for OnThisMachine {
     }
 }
 
-async fn listen(store: &Embedded, address: SocketAddr, echo: bool) -> Result<Server, Failure> {
+async fn listen(
+    store: &Embedded,
+    address: SocketAddr,
+    protection: Protection,
+    echo: bool,
+) -> Result<Server, Failure> {
     let handle = store.handle().clone();
     let mut limits = confold_server::Limits::default();
     limits.max_event_bytes = usize::try_from(handle.view().limits.max_event_bytes).unwrap_or(usize::MAX);
-    let options = confold_server::Options { address, echo, limits, ..confold_server::Options::default() };
+    let Protection { tls, require_token, insecure } = protection;
+    let tls = tls.map(|files| confold_server::Tls {
+        certificate: files.certificate,
+        key: files.key,
+        client_ca: files.client_ca,
+        client_common_name: files.client_common_name,
+    });
+    let options = confold_server::Options {
+        address,
+        limits,
+        tls,
+        require_token,
+        insecure,
+        echo,
+        ..confold_server::Options::default()
+    };
     let health = Arc::new(move || vec![health(&handle)]);
-    Server::bind(options, store.api(), health)
+    Server::bind(options, Arc::new(Open(store.api())), health)
         .await
-        .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))
+        .map_err(|error| {
+            let exit = match error {
+                BindError::Unprotected { .. } | BindError::Tls(_) => Exit::Invalid,
+                _ => Exit::Unavailable,
+            };
+            Failure::new(exit, error.to_string())
+        })
 }
 
 fn health(handle: &Handle) -> StoreHealth {

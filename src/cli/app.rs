@@ -6,6 +6,7 @@ use crate::{
     local::Access,
     output::{Color, Ui},
     parse,
+    protection::SecureArgs,
 };
 use clap::Args;
 use confold_client::{Connection, Nonces};
@@ -30,6 +31,9 @@ pub struct Global {
     /// Which store, where a server has several; CONFOLD_STORE where not given
     #[arg(long, global = true, value_name = "NAME")]
     pub store: Option<String>,
+
+    #[command(flatten)]
+    pub secure: SecureArgs,
 
     /// Print JSON instead of text for people, errors included
     #[arg(long, global = true)]
@@ -159,8 +163,10 @@ impl App {
                     .open(&self.context.folder.join(folder), access)
                     .await?
             }
-            // Longer than the deadlines in the calls, so that the server gets to say what is wrong.
-            None => (self.context.connect)(&self.server(), self.timeout() + Duration::from_secs(1))?,
+            None => {
+                let server = self.server();
+                (self.context.connect)(&server, &self.remote(&server)?)?
+            }
         };
         let mut connection = Connection::new(api, store);
         connection.nonces = self.nonces();

@@ -12,12 +12,12 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Opens the service at an address. Every call of it ends within the time given, which is longer than the deadlines that
-/// the calls themselves carry.
-pub type Connect = Arc<dyn Fn(&str, Duration) -> Result<Arc<dyn Api>, Error> + Send + Sync>;
+/// Opens the service at an address. Every call of it ends within the time that the options give, which is longer than the
+/// deadlines that the calls themselves carry.
+pub type Connect = Arc<dyn Fn(&str, &Options) -> Result<Arc<dyn Api>, Error> + Send + Sync>;
 
 /// Lets somebody change a file: the words of the editor's command, and the file. `false`: the editor failed.
 pub type Edit = Arc<dyn Fn(&str, &Path) -> io::Result<bool> + Send + Sync>;
@@ -70,13 +70,7 @@ impl Context {
                 more: 3,
                 ..Retries::default()
             },
-            connect: Arc::new(|address, limit| {
-                let options = Options {
-                    call_timeout: Some(limit),
-                    ..Options::default()
-                };
-                Ok(Arc::new(Remote::with_options(address, &options)?))
-            }),
+            connect: Arc::new(|address, options| Ok(Arc::new(Remote::with_options(address, options)?))),
             edit: Arc::new(edit),
             local,
         }

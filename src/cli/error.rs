@@ -200,7 +200,7 @@ pub fn exit_of(code: Code) -> Exit {
         | Code::Limit
         | Code::Unsupported => Exit::Invalid,
         Code::Unavailable | Code::Unknown | Code::Sealed => Exit::Unavailable,
-        Code::Permission => Exit::Permission,
+        Code::Permission | Code::Unauthenticated => Exit::Permission,
         Code::Fenced | Code::Halted | Code::Quarantined => Exit::Damaged,
     }
 }

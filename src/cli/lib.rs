@@ -12,6 +12,7 @@ mod error;
 pub mod local;
 mod output;
 mod parse;
+mod protection;
 mod types;
 mod values;
 

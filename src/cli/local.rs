@@ -77,6 +77,28 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// Bytes of memory for what is read again.
     pub cache_bytes: Option<u64>,
+    pub protection: Protection,
+}
+
+/// What stands between a server and whoever reaches its address.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Protection {
+    pub tls: Option<TlsFiles>,
+    /// Every call shows a token.
+    pub require_token: bool,
+    /// Other machines may be let in although one of the two is missing.
+    pub insecure: bool,
+}
+
+/// Names of PEM files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Who must have signed the certificate that every client shows.
+    pub client_ca: Option<PathBuf>,
+    /// Know clients by common name where their certificates have no other.
+    pub client_common_name: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -29,12 +29,15 @@ mod error;
 mod path;
 mod pipeline;
 mod remote;
+mod secure;
 mod transaction;
 
 pub use client::{Client, Found};
+pub use confold_wire::caller::BearerToken;
 pub use connection::{Connection, Nonces, Retries};
 pub use error::Error;
 pub use path::{PathText, encode_key};
 pub use pipeline::{Answer, Pipeline};
 pub use remote::{MAX_MESSAGE_BYTES, Options, Remote};
+pub use secure::{Tls, token_from_file};
 pub use transaction::Transaction;

@@ -1,9 +1,11 @@
 //! The service behind a socket.
 
+use crate::secure::{self, Tls, is_local};
 use async_trait::async_trait;
 use confold_model::code::Code;
 use confold_wire::{
     api::{Api, Stream},
+    caller::BearerToken,
     pb::{self, store_client::StoreClient},
     status,
 };
@@ -17,6 +19,8 @@ use std::{
 };
 use tonic::{
     ConnectError, Request, Status,
+    codegen::http::Uri,
+    metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
 
@@ -29,6 +33,8 @@ pub struct Remote {
     connections: Vec<StoreClient<Channel>>,
     next: AtomicUsize,
     call_timeout: Option<Duration>,
+    /// Stands on every call; marked, so that neither logs nor header compression keep it.
+    authorization: Option<MetadataValue<Ascii>>,
 }
 
 #[derive(Clone, Debug)]
@@ -39,6 +45,13 @@ pub struct Options {
     /// A call without an answer after this long fails; `None`: only the server's own deadlines hold. Streams are exempt.
     pub call_timeout: Option<Duration>,
     pub max_message_bytes: usize,
+    /// For addresses with `https://`.
+    pub tls: Tls,
+    /// Says who calls. It is not sent without TLS, except to this machine.
+    pub token: Option<BearerToken>,
+    /// Send the token to other machines without TLS, where everybody on the way can read it. Certificates are checked
+    /// all the same.
+    pub insecure: bool,
 }
 
 impl Default for Options {
@@ -48,30 +61,56 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             call_timeout: Some(Duration::from_secs(60)),
             max_message_bytes: MAX_MESSAGE_BYTES,
+            tls: Tls::default(),
+            token: None,
+            insecure: false,
         }
     }
 }
 
 impl Remote {
-    /// `host:port` or `http://host:port`. Fails only on an address that is none; must run inside a tokio runtime.
+    /// `host:port`, `http://host:port`, or `https://host:port` for TLS. Fails on an address that is none; must run inside
+    /// a tokio runtime.
     pub fn connect(address: &str) -> Result<Remote, crate::Error> {
         Remote::with_options(address, &Options::default())
     }
 
+    /// Fails also on certificates and keys that cannot be used, and on a token that anybody could read on its way.
     pub fn with_options(address: &str, options: &Options) -> Result<Remote, crate::Error> {
         let invalid = |text: String| crate::Error::refused(Code::Unavailable, "", text);
-        if address.starts_with("https://") {
-            return Err(invalid(format!(
-                "{address}: this build speaks no TLS; write http:// or only host:port"
-            )));
-        }
+        let encrypted = address.starts_with("https://");
         let uri = if address.contains("://") {
             address.to_owned()
         } else {
             format!("http://{address}")
         };
-        let endpoint = Endpoint::from_shared(uri)
-            .map_err(|error| invalid(format!("{address} is no address of a server: {error}; write host:port")))?
+        let none = |error: String| invalid(format!("{address} is no address of a server{error}; write host:port"));
+        let mut endpoint = match encrypted || uri.starts_with("http://") {
+            true => Endpoint::from_shared(uri.clone()).map_err(|error| none(format!(": {error}")))?,
+            false => return Err(none(String::new())),
+        };
+        let parsed: Uri = uri.parse().map_err(|error| none(format!(": {error}")))?;
+        let Some(host) = parsed.host().filter(|host| !host.is_empty() && parsed.port().is_some()) else {
+            return Err(none(String::new()));
+        };
+        if encrypted {
+            endpoint = endpoint
+                .tls_config(options.tls.config()?)
+                .map_err(|error| invalid(format!("{address}: TLS cannot be set up: {}", deepest(&error))))?;
+        } else if options.tls != Tls::default() {
+            return Err(invalid(format!(
+                "{address}: certificates are given, and there is no TLS without https:// before the address"
+            )));
+        } else if options.token.is_some() && !options.insecure && !is_local(host) {
+            return Err(crate::Error::Refused(Box::new(pb::ErrorDetail {
+                hint: "write https://, or say --insecure where everybody on the way may read the token".to_owned(),
+                ..status::error_detail(
+                    Code::Unauthenticated,
+                    format!("{address}: a token is not sent to another machine without TLS"),
+                )
+            })));
+        }
+        let endpoint = endpoint
             .connect_timeout(options.connect_timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(20))
@@ -80,9 +119,6 @@ impl Remote {
             // A page of a million nodes should not wait for window updates.
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20);
-        if endpoint.uri().host().is_none_or(str::is_empty) || endpoint.uri().port().is_none() {
-            return Err(invalid(format!("{address} is no address of a server; write host:port")));
-        }
         let connections = (0..options.connections.max(1))
             .map(|_| {
                 StoreClient::new(endpoint.connect_lazy())
@@ -90,12 +126,27 @@ impl Remote {
                     .max_encoding_message_size(options.max_message_bytes)
             })
             .collect();
+        let authorization = options.token.as_ref().map(|token| {
+            let value = MetadataValue::try_from(format!("Bearer {}", token.secret()));
+            let mut value = value.map_err(|_| invalid("the token cannot stand in a header".to_owned()))?;
+            value.set_sensitive(true);
+            Ok::<_, crate::Error>(value)
+        });
         Ok(Remote {
             address: address.to_owned(),
             connections,
             next: AtomicUsize::new(0),
             call_timeout: options.call_timeout,
+            authorization: authorization.transpose()?,
         })
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        request
     }
 
     fn client(&self) -> StoreClient<Channel> {
@@ -132,6 +183,9 @@ impl Remote {
 
 /// A connection that was never made is a plain refusal: nothing was sent.
 fn explain(address: &str, failed: Status) -> Status {
+    if let Some(detail) = failed.source().and_then(|source| secure::explain(address, source)) {
+        return status::status(&detail);
+    }
     let mut cause = failed.source();
     let mut connecting = false;
     let mut deepest = String::new();
@@ -147,6 +201,16 @@ fn explain(address: &str, failed: Status) -> Status {
         hint: "start a server with `confold serve`, or name another one with --server".to_owned(),
         ..status::error_detail(Code::Unavailable, format!("no server answers at {address}: {deepest}"))
     })
+}
+
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = error.to_string();
+        cause = error.source();
+    }
+    text
 }
 
 /// The requests up to the first that failed; the failure is told to the caller behind the last answer.
@@ -193,7 +257,7 @@ macro_rules! forward {
         impl Api for Remote {
             $(async fn $call(&self, request: pb::$request) -> Result<pb::$answer, Status> {
                 let mut client = self.client();
-                self.unary(client.$call(Request::new(request))).await
+                self.unary(client.$call(self.request(request))).await
             })*
 
             async fn commit_stream(
@@ -201,7 +265,7 @@ macro_rules! forward {
                 requests: Stream<Result<pb::CommitStreamRequest, Status>>,
             ) -> Result<Stream<Result<pb::CommitStreamResponse, Status>>, Status> {
                 let (sent, failed) = until_failed(requests);
-                let answer = self.client().commit_stream(Requests(sent)).await.map_err(|error| self.explain(error))?;
+                let answer = self.client().commit_stream(self.request(Requests(sent))).await.map_err(|error| self.explain(error))?;
                 Ok(followed_by(self.answers(answer.into_inner()), failed))
             }
 
@@ -209,7 +273,7 @@ macro_rules! forward {
                 &self,
                 request: pb::ListRequest,
             ) -> Result<Stream<Result<pb::ListResponse, Status>>, Status> {
-                let answer = self.client().list_stream(request).await.map_err(|error| self.explain(error))?;
+                let answer = self.client().list_stream(self.request(request)).await.map_err(|error| self.explain(error))?;
                 Ok(self.answers(answer.into_inner()))
             }
 
@@ -217,7 +281,7 @@ macro_rules! forward {
                 &self,
                 request: pb::DiffRequest,
             ) -> Result<Stream<Result<pb::DiffResponse, Status>>, Status> {
-                let answer = self.client().diff_stream(request).await.map_err(|error| self.explain(error))?;
+                let answer = self.client().diff_stream(self.request(request)).await.map_err(|error| self.explain(error))?;
                 Ok(self.answers(answer.into_inner()))
             }
 
@@ -225,7 +289,7 @@ macro_rules! forward {
                 &self,
                 request: pb::ExportLogRequest,
             ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status> {
-                let answer = self.client().export_log(request).await.map_err(|error| self.explain(error))?;
+                let answer = self.client().export_log(self.request(request)).await.map_err(|error| self.explain(error))?;
                 Ok(self.answers(answer.into_inner()))
             }
         }

@@ -31,7 +31,7 @@ use bytes::Bytes;
 use confold_model::ids::{Hash, Position, Time};
 use parking_lot::Mutex;
 
-pub use copy::{Copy, export};
+pub use copy::Copy;
 use disk::{Access, Disk, OsDisk};
 pub use frame::Identity;
 use reader::FileReader;

@@ -164,6 +164,40 @@ pub trait Reader: Send {
     fn read(&mut self, max_records: usize, max_bytes: usize, wait: Duration) -> Result<Vec<Record>, LogError>;
 }
 
+/// A log being made as a copy of another: the same positions, times, bytes and digests. It can be interrupted anywhere and gone
+/// on with.
+pub trait CopyTarget {
+    /// What comes next.
+    fn tip(&self) -> Tip;
+
+    /// Adds records that follow the tip; they are durable when it returns `Ok`. After an error `tip()` says how far it came.
+    /// Each must have the digest that it has here as well, or it is refused as another log's.
+    fn append(&mut self, records: &[Record]) -> Result<(), LogError>;
+}
+
+/// Copies everything from where `copy` stands up to, not including, `end`. Waits up to `wait` for each next record; stops with
+/// what the source says when it has less.
+pub fn copy_records(
+    source: &dyn Log,
+    copy: &mut (impl CopyTarget + ?Sized),
+    end: Position,
+    wait: Duration,
+) -> Result<(), LogError> {
+    let mut reader = source.reader(copy.tip().position)?;
+    while copy.tip().position < end {
+        let left = end.0 - copy.tip().position.0;
+        let records = reader.read(left.min(4096) as usize, 1 << 20, wait)?;
+        if records.is_empty() {
+            return Err(LogError::BeyondEnd {
+                asked: end,
+                end: source.range().end,
+            });
+        }
+        copy.append(&records)?;
+    }
+    Ok(())
+}
+
 /// Told apart by what the caller can do about it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LogError {
@@ -218,6 +252,10 @@ pub enum LogError {
         what: String,
     },
 
+    /// Go on with the copy.
+    #[error("the copy is not finished: {what}")]
+    Unfinished { what: String },
+
     /// Create it, or look in another folder.
     #[error("there is no log in {folder}")]
     Missing { folder: String },
@@ -250,6 +288,22 @@ fn holder(by: &Option<u32>) -> String {
         Some(pid) => format!("process {pid}: stop it first"),
         None => "another process: stop it first".to_owned(),
     }
+}
+
+/// What a record that does not follow a copy's tip is answered with.
+pub fn follows(tip: Tip, records: &[Record]) -> Result<(), LogError> {
+    let mut tip = tip;
+    for record in records {
+        let here = tip.record(record.time, record.bytes.clone());
+        if here != *record {
+            let what = format!(
+                "after {} records the copy expects {here:?}, and the source has {record:?}",
+                here.position
+            );
+            return Err(LogError::Fenced { what });
+        }
+    }
+    Ok(())
 }
 
 /// As many records as a caller asked for, and always one.

@@ -47,10 +47,12 @@ pub enum Code {
     Unknown = 35,
     /// A body that is defined but that no released level allows yet.
     Unsupported = 36,
+    /// Nobody knows who calls.
+    Unauthenticated = 37,
 }
 
 impl Code {
-    pub const ALL: [Code; 36] = [
+    pub const ALL: [Code; 37] = [
         Code::NotFound,
         Code::InvalidPath,
         Code::TypeMismatch,
@@ -87,6 +89,7 @@ impl Code {
         Code::Quarantined,
         Code::Unknown,
         Code::Unsupported,
+        Code::Unauthenticated,
     ];
 
     pub fn from_number(number: u16) -> Option<Code> {
@@ -136,6 +139,7 @@ impl Code {
             Code::Quarantined => "QUARANTINED",
             Code::Unknown => "UNKNOWN",
             Code::Unsupported => "UNSUPPORTED",
+            Code::Unauthenticated => "UNAUTHENTICATED",
         }
     }
 }

@@ -1,16 +1,24 @@
 //! Accepting connections, bounding their number, their silence and their age, and letting them end in good order.
 
-use crate::{Limits, Stopped, front::Front, metrics::Connections};
+use crate::{
+    Limits, Stopped,
+    front::Front,
+    handshake::{self, Failed},
+    metrics::Connections,
+    tls::Certificates,
+};
+use confold_wire::caller::Caller;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
 use std::{
+    collections::VecDeque,
     io,
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -19,7 +27,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -28,18 +36,22 @@ const PREFACE_BYTES: usize = 24;
 
 pub(crate) async fn serve(
     listener: TcpListener,
-    front: Front,
+    front: Arc<Front>,
+    tls: Option<Arc<Certificates>>,
     limits: &Limits,
     shutdown: impl Future<Output = ()>,
 ) -> Stopped {
+    let meters = Arc::new(Connections::new());
     let server = Arc::new(Connection {
         builder: builder(limits),
         front,
+        tls,
+        meters: Arc::clone(&meters),
         limits: limits.clone(),
     });
-    let meters = Connections::new();
     let (stop, stopping) = watch::channel(false);
     let mut open = JoinSet::new();
+    let mut handshakes = Handshakes::default();
     let mut shutdown = pin!(shutdown);
     let mut upkeep = tokio::time::interval(Duration::from_secs(1));
     for number in 0u64.. {
@@ -47,11 +59,11 @@ pub(crate) async fn serve(
             tokio::select! {
                 () = &mut shutdown => break None,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => break Some(stream),
+                    Ok((stream, peer)) => break Some((stream, peer)),
                     Err(error) => pause_after(error).await,
                 },
                 Some(ended) = open.join_next() => {
-                    if let Err(error) = ended {
+                    if let Err(error) = ended && !error.is_cancelled() {
                         tracing::error!(%error, "a connection met a bug of the server");
                     }
                     meters.open.set(open.len() as f64);
@@ -60,14 +72,23 @@ pub(crate) async fn serve(
                 _ = upkeep.tick() => if let Some(recorder) = crate::metrics::recorder() { recorder.run_upkeep() },
             }
         };
-        let Some(stream) = stream else { break };
+        let Some((stream, peer)) = stream else { break };
         if open.len() >= limits.max_connections {
             meters.refused.increment(1);
             tracing::debug!(limit = limits.max_connections, "one connection too many was closed");
             continue;
         }
         meters.accepted.increment(1);
-        open.spawn(Arc::clone(&server).serve(stream, number, stopping.clone()));
+        let caller = Caller {
+            local: peer.ip().to_canonical().is_loopback(),
+            ..Caller::default()
+        };
+        let over = Arc::new(AtomicBool::new(server.tls.is_none()));
+        let serving = Arc::clone(&server).serve(stream, caller, number, Arc::clone(&over), stopping.clone());
+        let connection = open.spawn(serving);
+        if server.tls.is_some() && handshakes.add(connection, over, limits.max_handshakes) {
+            meters.handshake_failed(Failed::Timeout);
+        }
         meters.open.set(open.len() as f64);
     }
 
@@ -91,25 +112,94 @@ pub(crate) async fn serve(
     Stopped { cut_off }
 }
 
+/// Handshakes under way, the oldest first. Whoever opens connections and says nothing takes the place of others of his
+/// kind, and not of those that come after him.
+#[derive(Default)]
+struct Handshakes {
+    begun: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
+}
+
+impl Handshakes {
+    /// `true` where the one that has taken longest was broken off for it.
+    fn add(&mut self, connection: AbortHandle, over: Arc<AtomicBool>, most: usize) -> bool {
+        self.begun.push_back((connection, over));
+        let under_way = |(connection, over): &(AbortHandle, Arc<AtomicBool>)| {
+            !over.load(Ordering::Relaxed) && !connection.is_finished()
+        };
+        while self.begun.front().is_some_and(|first| !under_way(first)) {
+            self.begun.pop_front();
+        }
+        if self.begun.len() <= most {
+            return false;
+        }
+        self.begun.retain(under_way);
+        if self.begun.len() <= most {
+            return false;
+        }
+        if let Some((oldest, _)) = self.begun.pop_front() {
+            oldest.abort();
+        }
+        true
+    }
+}
+
 struct Connection {
     builder: Builder<TokioExecutor>,
-    front: Front,
+    front: Arc<Front>,
+    tls: Option<Arc<Certificates>>,
+    meters: Arc<Connections>,
     limits: Limits,
 }
 
 impl Connection {
-    async fn serve(self: Arc<Self>, stream: TcpStream, number: u64, mut stopping: watch::Receiver<bool>) {
+    /// `greeted` becomes true when the handshake is over.
+    async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        mut caller: Caller,
+        number: u64,
+        greeted: Arc<AtomicBool>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection was gone before it began");
             return;
         }
+        let Some(certificates) = &self.tls else {
+            return self.answer(stream, caller, number, stopping).await;
+        };
+        let shaken = tokio::select! {
+            shaken = timeout(self.limits.handshake_timeout, handshake::shake(stream, certificates)) => shaken,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        };
+        greeted.store(true, Ordering::Relaxed);
+        match shaken.unwrap_or(Err(Failed::Timeout)) {
+            Ok((stream, name)) => {
+                caller.certificate = name;
+                self.answer(stream, caller, number, stopping).await;
+            }
+            Err(why) => {
+                self.meters.handshake_failed(why);
+                tracing::debug!(why = why.name(), "a connection ended before TLS stood");
+            }
+        }
+    }
+
+    async fn answer<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+        &self,
+        stream: S,
+        caller: Caller,
+        number: u64,
+        mut stopping: watch::Receiver<bool>,
+    ) {
         let begun = Instant::now();
         let received = Arc::new(AtomicUsize::new(0));
         let stream = Counting {
             stream,
             received: Arc::clone(&received),
         };
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), self.front.clone()));
+        let answering = self.front.for_caller(caller);
+        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), answering));
 
         let mut silent = pin!(sleep_until(begun + self.limits.header_timeout));
         let mut aged = pin!(sleep_until(begun + self.age(number)));
@@ -181,12 +271,12 @@ async fn pause_after(error: io::Error) {
 }
 
 /// Counts what the client has sent so far.
-struct Counting {
-    stream: TcpStream,
+struct Counting<S> {
+    stream: S,
     received: Arc<AtomicUsize>,
 }
 
-impl AsyncRead for Counting {
+impl<S: AsyncRead + Unpin> AsyncRead for Counting<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
@@ -196,7 +286,7 @@ impl AsyncRead for Counting {
     }
 }
 
-impl AsyncWrite for Counting {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counting<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, data)
     }

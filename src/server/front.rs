@@ -2,12 +2,18 @@
 
 use crate::{
     HealthSource, Options,
+    door::Door,
     echo::EchoServer,
-    grpc::Grpc,
+    grpc::{self, Grpc},
     health::{Health, HealthService},
-    http::Http,
+    http::{Hosts, Http},
+    metrics::Meters,
 };
-use confold_wire::{FILE_DESCRIPTOR_SET, api::Api, pb::store_server::StoreServer};
+use confold_wire::{
+    FILE_DESCRIPTOR_SET,
+    caller::{Caller, Gate},
+    pb::store_server::StoreServer,
+};
 use futures::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
@@ -15,10 +21,12 @@ use std::{convert::Infallible, sync::Arc};
 use tonic::{body::Body, codegen::Service, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 
-/// One for the whole server; cheap to clone, since every connection has one.
-#[derive(Clone)]
+/// One for the whole server.
 pub(crate) struct Front {
-    store: StoreServer<Grpc>,
+    gate: Arc<dyn Gate>,
+    require_token: bool,
+    meters: Arc<Meters>,
+    message_bytes: usize,
     echo: Option<EchoServer>,
     /// Health and reflection, and the answer that no such service is here.
     others: Routes,
@@ -27,19 +35,24 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    pub fn new(options: &Options, api: Arc<dyn Api>, source: Arc<dyn HealthSource>) -> Front {
+    pub fn new(options: &Options, gate: Arc<dyn Gate>, source: Arc<dyn HealthSource>) -> Front {
         let limits = &options.limits;
         let health = Arc::new(Health::new(source, options.ready_lag));
-        let store = StoreServer::new(Grpc::new(api, Arc::clone(&health), limits.max_calls))
-            .max_decoding_message_size(limits.message_bytes())
-            .max_encoding_message_size(limits.message_bytes());
         let mut others = Routes::new(HealthServer::new(HealthService(Arc::clone(&health))));
         if options.reflection {
             others = with_reflection(others);
         }
+        let hosts = match (&options.tls, options.is_open()) {
+            (Some(_), _) => Hosts::Any,
+            (None, true) => Hosts::Network,
+            (None, false) => Hosts::Local,
+        };
         Front {
-            http: Arc::new(Http::new(store.clone(), Arc::clone(&health), limits)),
-            store,
+            gate,
+            require_token: options.require_token,
+            meters: grpc::meters(limits.max_calls),
+            message_bytes: limits.message_bytes(),
+            http: Arc::new(Http::new(Arc::clone(&health), hosts, limits)),
             echo: options.echo.then(|| EchoServer {
                 message_bytes: limits.message_bytes(),
             }),
@@ -52,27 +65,58 @@ impl Front {
     pub fn stop(&self) {
         self.health.stop();
     }
+
+    /// What answers the requests of one connection. Nothing is made anew for a call.
+    pub fn for_caller(self: &Arc<Front>, caller: Caller) -> Answering {
+        let door = Arc::new(Door::new(Arc::clone(&self.gate), self.require_token, caller));
+        let grpc = Grpc::new(Arc::clone(&door), Arc::clone(&self.meters), Arc::clone(&self.health));
+        let store = StoreServer::new(grpc)
+            .max_decoding_message_size(self.message_bytes)
+            .max_encoding_message_size(self.message_bytes);
+        Answering {
+            front: Arc::clone(self),
+            door,
+            store,
+        }
+    }
 }
 
-impl hyper::service::Service<Request<Incoming>> for Front {
+pub(crate) struct Answering {
+    front: Arc<Front>,
+    door: Arc<Door>,
+    store: StoreServer<Grpc>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Answering {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         if !is_grpc(request.headers().get(CONTENT_TYPE)) {
-            let http = Arc::clone(&self.http);
-            return Box::pin(async move { Ok(http.answer(request).await) });
+            let http = Arc::clone(&self.front.http);
+            let (door, store) = (Arc::clone(&self.door), self.store.clone());
+            return Box::pin(async move { Ok(http.answer(door, store, request).await) });
+        }
+        let path = request.uri().path();
+        let store = path.starts_with("/confold.v1.Store/");
+        let admitted = match path {
+            _ if store => self.door.admit(request.headers()),
+            // Whether this server lives is for everybody to know; what else there is, is not.
+            _ if path.starts_with("/grpc.health.v1.Health/") => Ok(()),
+            _ => self.door.may_inspect(request.headers()),
+        };
+        if let Err(refusal) = admitted {
+            return Box::pin(async move { Ok(refusal.into_http()) });
         }
         // The two that are called often do not go through a router.
-        let path = request.uri().path();
-        if path.starts_with("/confold.v1.Store/") {
+        if store {
             return self.store.clone().call(request);
         }
-        match self.echo {
+        match self.front.echo {
             Some(mut echo) if path == crate::echo::PATH => echo.call(request),
             _ => {
-                let mut others = self.others.clone();
+                let mut others = self.front.others.clone();
                 Box::pin(async move { others.call(request).await })
             }
         }

@@ -1,6 +1,7 @@
 //! The `Store` service: every call goes to the same method of `Api`, counted, traced and bounded on the way.
 
 use crate::{
+    door::Door,
     health::Health,
     metrics::{Call, Meters, Transport},
 };
@@ -20,20 +21,21 @@ use std::{
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument, Span, debug_span, field, info_span};
 
-/// The service, to be wrapped into a `StoreServer`.
+/// The service for the callers of one connection, to be wrapped into a `StoreServer`.
 pub(crate) struct Grpc {
-    api: Arc<dyn Api>,
+    door: Arc<Door>,
     meters: Arc<Meters>,
     health: Arc<Health>,
 }
 
+/// The meters of every method here, to be shared by all connections.
+pub(crate) fn meters(max_calls: usize) -> Arc<Meters> {
+    Arc::new(Meters::new(METHODS, max_calls))
+}
+
 impl Grpc {
-    pub fn new(api: Arc<dyn Api>, health: Arc<Health>, max_calls: usize) -> Grpc {
-        Grpc {
-            api,
-            meters: Arc::new(Meters::new(METHODS, max_calls)),
-            health,
-        }
+    pub fn new(door: Arc<Door>, meters: Arc<Meters>, health: Arc<Health>) -> Grpc {
+        Grpc { door, meters, health }
     }
 
     async fn unary<Q: Named, A: Named>(
@@ -42,11 +44,11 @@ impl Grpc {
         request: Request<Q>,
         work: impl for<'a> FnOnce(&'a dyn Api, Q) -> BoxFuture<'a, Result<A, Status>>,
     ) -> Result<Response<A>, Status> {
-        let call = self.begin(method, &request)?;
+        let (call, api) = self.begin(method, &request)?;
         let request = request.into_inner();
         let span = span(method, request.event_id());
         let to_be_minted = request.event_id() == Some("");
-        let result = unless_panic(work(&*self.api, request)).instrument(span.clone()).await;
+        let result = unless_panic(work(&*api, request)).instrument(span.clone()).await;
         match result {
             Ok(answer) => {
                 if to_be_minted && let Some(id) = answer.event_id() {
@@ -69,9 +71,9 @@ impl Grpc {
         request: Request<Q>,
         work: impl for<'a> FnOnce(&'a dyn Api, Q) -> BoxFuture<'a, Result<Stream<Result<A, Status>>, Status>>,
     ) -> Result<Response<Stream<Result<A, Status>>>, Status> {
-        let call = self.begin(method, &request)?;
+        let (call, api) = self.begin(method, &request)?;
         let span = span(method, None);
-        match unless_panic(work(&*self.api, request.into_inner()))
+        match unless_panic(work(&*api, request.into_inner()))
             .instrument(span.clone())
             .await
         {
@@ -84,12 +86,20 @@ impl Grpc {
         }
     }
 
-    fn begin<Q>(&self, method: usize, request: &Request<Q>) -> Result<Call, Status> {
+    /// Counted, and then who calls, before anything that the request says is looked at.
+    fn begin<Q>(&self, method: usize, request: &Request<Q>) -> Result<(Call, Arc<dyn Api>), Status> {
         let transport = request.extensions().get().copied().unwrap_or(Transport::Grpc);
-        self.meters.begin(method, transport).ok_or_else(|| {
+        let call = self.meters.begin(method, transport).ok_or_else(|| {
             let most = self.meters.max_calls();
             unavailable(format!("{most} calls are in flight already"))
-        })
+        })?;
+        match self.door.api(request.metadata().as_ref()) {
+            Ok(api) => Ok((call, api)),
+            Err(refusal) => {
+                call.end(refusal.code());
+                Err(refusal)
+            }
+        }
     }
 }
 

@@ -11,14 +11,14 @@ mod lines;
 mod query;
 mod refusal;
 
-use crate::{Limits, grpc::Grpc, health::Health, metrics, metrics::Transport};
+use crate::{Limits, door::Door, grpc::Grpc, health::Health, metrics, metrics::Transport};
 use bytes::{Buf, BufMut, Bytes};
 use confold_model::code::Code;
 use confold_wire::{dynamic::Types, json, pb::store_server::StoreServer};
 use futures::Stream;
 use http::{
     HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
+    header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
     uri::PathAndQuery,
 };
 use http_body_util::{BodyExt, Full};
@@ -30,6 +30,7 @@ use tonic::{
     body::Body,
     client,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    metadata::MetadataMap,
 };
 
 const SERVICE: &str = "confold.v1.Store";
@@ -38,11 +39,11 @@ const SERVICE: &str = "confold.v1.Store";
 const HEAVY_BYTES: usize = 256 << 10;
 
 pub(crate) struct Http {
-    store: StoreServer<Grpc>,
     types: &'static Types,
     /// By name, e.g. `Get`.
     methods: BTreeMap<String, Method>,
     health: Arc<Health>,
+    hosts: Hosts,
     message_bytes: usize,
     body_timeout: Duration,
 }
@@ -57,64 +58,82 @@ struct Method {
 }
 
 impl Http {
-    pub fn new(store: StoreServer<Grpc>, health: Arc<Health>, limits: &Limits) -> Http {
+    pub fn new(health: Arc<Health>, hosts: Hosts, limits: &Limits) -> Http {
         let types = match json::types() {
             Ok(types) => types,
             // Made by the same build as this code.
             Err(error) => panic!("the service's own descriptors cannot be read: {error}"),
         };
         Http {
-            store,
             types,
             methods: methods(types),
             health,
+            hosts,
             message_bytes: limits.message_bytes(),
             body_timeout: limits.body_timeout,
         }
     }
 
-    pub async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
-        self.route(request)
+    pub async fn answer(
+        self: Arc<Self>,
+        door: Arc<Door>,
+        store: StoreServer<Grpc>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let called = Called::new(store, request.headers());
+        self.route(&door, &called, request)
             .await
             .unwrap_or_else(|refusal| refusal.into_response(self.types))
     }
 
-    async fn route(self: &Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        check_host(&request)?;
-        let reads = matches!(*request.method(), Verb::GET | Verb::HEAD);
+    async fn route(
+        self: &Arc<Self>,
+        door: &Door,
+        called: &Called,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
+        self.hosts.check(&request)?;
+        let reads = is_read(&request);
         let path = request.uri().path().to_owned();
         match path.as_str() {
             "/livez" | "/readyz" | "/metrics" if !reads => Err(Refusal::verb("GET")),
             "/livez" => Ok(text(StatusCode::OK, "alive\n".to_owned())),
-            "/readyz" => Ok(
-                match query::one(request.uri().query().unwrap_or_default(), "store")? {
-                    None => self.health.ready(),
-                    Some(name) => self.health.store_ready(&name).ok_or_else(|| no_store(&name))?,
+            "/readyz" => {
+                let detail = door.may_inspect(request.headers()).is_ok();
+                let asked = query::one(request.uri().query().unwrap_or_default(), "store")?;
+                let ready = match &asked {
+                    None => Some(self.health.ready()),
+                    Some(name) => self.health.store_ready(name),
+                };
+                // Whether to send traffic here is for everybody to know; which stores are here, and what ails them, is
+                // not.
+                match (ready, detail) {
+                    (Some(Ok(lines)), true) => Ok(text(StatusCode::OK, lines)),
+                    (Some(Err(lines)), true) => Ok(text(StatusCode::SERVICE_UNAVAILABLE, lines)),
+                    (None, true) => Err(no_store(&asked.unwrap_or_default())),
+                    (Some(Ok(_)), false) => Ok(text(StatusCode::OK, "ready\n".to_owned())),
+                    (_, false) => Ok(text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned())),
                 }
-                .map_or_else(
-                    |lines| text(StatusCode::SERVICE_UNAVAILABLE, lines),
-                    |lines| text(StatusCode::OK, lines),
-                ),
-            ),
-            "/metrics" => match metrics::page(&self.health) {
-                Some(page) => Ok(typed(
-                    StatusCode::OK,
-                    "text/plain; version=0.0.4; charset=utf-8",
-                    page.into(),
-                )),
-                None => Err(Refusal::new(
-                    Code::Unavailable,
-                    "this process records its metrics elsewhere",
-                )),
-            },
+            }
+            "/metrics" => {
+                door.may_inspect(request.headers())?;
+                match metrics::page(&self.health) {
+                    Some(page) => Ok(typed(
+                        StatusCode::OK,
+                        "text/plain; version=0.0.4; charset=utf-8",
+                        page.into(),
+                    )),
+                    None => Err(Refusal::new(
+                        Code::Unavailable,
+                        "this process records its metrics elsewhere",
+                    )),
+                }
+            }
             path => match path.strip_prefix("/v1/") {
-                Some(name) if query::method_of(name).is_some() && !reads => Err(Refusal::verb("GET")),
-                Some(name) => match (query::method_of(name), self.methods.get(name)) {
-                    (Some(form), _) => self.get(form, request).await,
-                    (None, Some(_)) if *request.method() != Verb::POST => Err(Refusal::verb("POST")),
-                    (None, Some(method)) => self.post(method, request).await,
-                    (None, None) => Err(self.no_method(name)),
-                },
+                Some(name) => {
+                    door.admit(request.headers())?;
+                    self.call_named(called, name, request).await
+                }
                 None => Err(Refusal::new(Code::NotFound, "there is nothing at this address")
                     .hint("the calls are at /v1/, beside them are /livez, /readyz and /metrics")
                     .http(StatusCode::NOT_FOUND)),
@@ -122,27 +141,53 @@ impl Http {
         }
     }
 
+    async fn call_named(
+        self: &Arc<Self>,
+        called: &Called,
+        name: &str,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
+        let reads = is_read(&request);
+        match (query::method_of(name), self.methods.get(name)) {
+            (Some(_), _) if !reads => Err(Refusal::verb("GET")),
+            (Some(form), _) => self.get(called, form, request).await,
+            (None, Some(_)) if *request.method() != Verb::POST => Err(Refusal::verb("POST")),
+            (None, Some(method)) => self.post(called, method, request).await,
+            (None, None) => Err(self.no_method(name)),
+        }
+    }
+
     /// A read, asked for by its friendlier name.
-    async fn get(self: &Arc<Self>, form: &query::Form, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn get(
+        self: &Arc<Self>,
+        called: &Called,
+        form: &query::Form,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
         let Some(method) = self.methods.get(form.method) else {
             return Err(self.no_method(form.method));
         };
         let request = query::request(form, &method.request, request.uri().query().unwrap_or_default())?;
         let request = self.types.from_json_value(method.request.full_name(), &request)?;
-        let answer = self.one(method, request.into()).await?;
+        let answer = one(called, method, request.into()).await?;
         let types = self.types;
         let message = method.answer.clone();
         let answer = heavy(answer.len(), move || types.to_json_pretty(&message, &answer)).await??;
         Ok(typed(StatusCode::OK, "application/json", format!("{answer}\n").into()))
     }
 
-    async fn post(self: &Arc<Self>, method: &Method, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn post(
+        self: &Arc<Self>,
+        called: &Called,
+        method: &Method,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
         if method.client_streams {
             check_type(
                 request.headers(),
                 &["application/x-ndjson", "application/jsonl", "application/json"],
             )?;
-            return self.both_stream(method, request.into_body()).await;
+            return self.both_stream(called, method, request.into_body()).await;
         }
         if !request.body().is_end_stream() {
             check_type(request.headers(), &["application/json"])?;
@@ -151,36 +196,12 @@ impl Http {
         let (types, message) = (self.types, method.request.full_name().to_owned());
         let request: Bytes = heavy(body.len(), move || decode(types, &message, &body)).await??;
         if method.server_streams {
-            return self.server_streams(method, request).await;
+            return self.server_streams(called, method, request).await;
         }
-        let answer = self.one(method, request).await?;
+        let answer = one(called, method, request).await?;
         let message = method.answer.clone();
         let answer = heavy(answer.len(), move || types.to_json(&message, &answer)).await??;
         Ok(typed(StatusCode::OK, "application/json", format!("{answer}\n").into()))
-    }
-
-    async fn one(&self, method: &Method, request: Bytes) -> Result<Bytes, Refusal> {
-        let mut answers = self.call(method, futures::stream::iter([request])).await?;
-        match answers.message().await? {
-            Some(answer) => Ok(answer),
-            None => Err(Refusal::from(Status::internal("the call ended without an answer"))),
-        }
-    }
-
-    /// The call itself, through the gRPC service of this very process.
-    async fn call(
-        &self,
-        method: &Method,
-        requests: impl Stream<Item = Bytes> + Send + 'static,
-    ) -> Result<Streaming<Bytes>, Status> {
-        // What comes back was bounded where it was encoded.
-        let mut client = client::Grpc::new(self.store.clone()).max_decoding_message_size(usize::MAX);
-        let mut request = tonic::Request::new(requests);
-        request.extensions_mut().insert(Transport::Http);
-        client
-            .streaming(request, method.path.clone(), Raw)
-            .await
-            .map(tonic::Response::into_inner)
     }
 
     /// A body as a whole, if it is not too large and does not dawdle.
@@ -247,6 +268,51 @@ impl Http {
     }
 }
 
+/// How a request becomes a call: through the gRPC service of this very process, by the same caller.
+struct Called {
+    store: StoreServer<Grpc>,
+    /// Of the request's headers only those that say who calls.
+    headers: HeaderMap,
+}
+
+impl Called {
+    fn new(store: StoreServer<Grpc>, given: &HeaderMap) -> Called {
+        let mut headers = HeaderMap::new();
+        for value in given.get_all(AUTHORIZATION) {
+            headers.append(AUTHORIZATION, value.clone());
+        }
+        Called { store, headers }
+    }
+
+    async fn call(
+        &self,
+        method: &Method,
+        requests: impl Stream<Item = Bytes> + Send + 'static,
+    ) -> Result<Streaming<Bytes>, Status> {
+        // What comes back was bounded where it was encoded.
+        let mut client = client::Grpc::new(self.store.clone()).max_decoding_message_size(usize::MAX);
+        let mut request = tonic::Request::new(requests);
+        *request.metadata_mut() = MetadataMap::from_headers(self.headers.clone());
+        request.extensions_mut().insert(Transport::Http);
+        client
+            .streaming(request, method.path.clone(), Raw)
+            .await
+            .map(tonic::Response::into_inner)
+    }
+}
+
+async fn one(called: &Called, method: &Method, request: Bytes) -> Result<Bytes, Refusal> {
+    let mut answers = called.call(method, futures::stream::iter([request])).await?;
+    match answers.message().await? {
+        Some(answer) => Ok(answer),
+        None => Err(Refusal::from(Status::internal("the call ended without an answer"))),
+    }
+}
+
+fn is_read(request: &Request<Incoming>) -> bool {
+    matches!(*request.method(), Verb::GET | Verb::HEAD)
+}
+
 fn methods(types: &Types) -> BTreeMap<String, Method> {
     let service = types.pool().services().find(|service| service.full_name() == SERVICE);
     let methods = service.iter().flat_map(|service| service.methods());
@@ -264,45 +330,68 @@ fn methods(types: &Types) -> BTreeMap<String, Method> {
         .collect()
 }
 
-/// A web page of another origin can make a browser on this machine send requests here. Two things keep it out: requests
-/// that change something need a content type for which browsers ask first, and a name that was bent to point here is
-/// not ours.
 fn no_store(name: &str) -> Refusal {
     let shown: String = name.chars().take(64).collect();
     Refusal::new(Code::NotFound, format!("no store is called {shown:?} here")).hint("/readyz lists them")
 }
 
-fn check_host(request: &Request<Incoming>) -> Result<(), Refusal> {
-    let header = request
-        .headers()
-        .get(HOST)
-        .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
-    let Some(host) = request
-        .uri()
-        .authority()
-        .map(|authority| authority.as_str().to_owned())
-        .or(header)
-    else {
-        return Ok(());
-    };
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => &host,
-    };
-    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    let local = match address {
-        Ok(address) => address.to_canonical().is_loopback(),
-        Err(_) => name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost"),
-    };
-    if local {
-        return Ok(());
+/// The names under which this server may be addressed over HTTP.
+///
+/// A web page of another origin can make a browser send requests here. Two things keep it out: requests that change
+/// something need a content type for which browsers ask first, and a name that was bent to point here is not answered
+/// to. Nobody can bend an address, nor a name without a dot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Hosts {
+    /// Those of this machine.
+    Local,
+    /// Also addresses, and names of one word: for those who listen for other machines without TLS.
+    Network,
+    /// All: with TLS a client has made sure that it reached the one it asked for.
+    Any,
+}
+
+impl Hosts {
+    fn check(self, request: &Request<Incoming>) -> Result<(), Refusal> {
+        if self == Hosts::Any {
+            return Ok(());
+        }
+        let header = request
+            .headers()
+            .get(HOST)
+            .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+        let Some(host) = request
+            .uri()
+            .authority()
+            .map(|authority| authority.as_str().to_owned())
+            .or(header)
+        else {
+            return Ok(());
+        };
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => &host,
+        };
+        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let network = self == Hosts::Network;
+        let known = match address {
+            Ok(address) => network || address.to_canonical().is_loopback(),
+            Err(_) if network && !name.is_empty() && !name.contains('.') => true,
+            Err(_) => name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost"),
+        };
+        if known {
+            return Ok(());
+        }
+        let shown: String = host.chars().take(80).collect();
+        Err(Refusal::new(
+            Code::Permission,
+            format!("this server does not answer to the name {shown:?}"),
+        )
+        .hint(if network {
+            "address it by its IP address, or serve with TLS"
+        } else {
+            "address it as localhost or 127.0.0.1"
+        }))
     }
-    let shown: String = host.chars().take(80).collect();
-    Err(Refusal::new(
-        Code::Permission,
-        format!("this server does not answer to the name {shown:?}"),
-    )
-    .hint("address it as localhost or 127.0.0.1"))
 }
 
 fn check_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Refusal> {

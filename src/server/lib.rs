@@ -4,21 +4,26 @@
 //! the form in which the call was made. JSON over HTTP is translated to and from the gRPC service in this process, so
 //! both faces have the same methods, limits and errors by construction.
 //!
-//! This version listens on loopback only, since it knows neither TLS nor who is calling.
+//! Who calls is known from the connection and one header, and the service that a caller gets comes from its `Gate`. An
+//! address that other machines can reach needs both TLS and a way to know who calls, or somebody who says "insecure".
 
 mod connections;
+mod door;
 pub mod echo;
 mod front;
 mod grpc;
+mod handshake;
 mod health;
 mod http;
 mod limits;
 pub mod metrics;
+mod tls;
 
 pub use health::{HealthSource, StoreHealth};
 pub use limits::Limits;
+pub use tls::{Tls, TlsError};
 
-use confold_wire::api::Api;
+use confold_wire::caller::Gate;
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::net::TcpListener;
 
@@ -30,6 +35,12 @@ pub struct Options {
     /// Port 0: any free one, see `Server::local_addr`.
     pub address: SocketAddr,
     pub limits: Limits,
+    /// `None`: everybody on the way can read and change what is said.
+    pub tls: Option<Tls>,
+    /// Refuse every call that shows no token. Whether a token is good is for the gate to say.
+    pub require_token: bool,
+    /// Listen on an address that other machines can reach although TLS, or a way to know who calls, is missing.
+    pub insecure: bool,
     /// `/readyz` says no for a store that has more records than this to fold.
     pub ready_lag: u64,
     /// Serve gRPC's reflection, so that tools need no .proto files.
@@ -43,6 +54,9 @@ impl Default for Options {
         Options {
             address: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
             limits: Limits::default(),
+            tls: None,
+            require_token: false,
+            insecure: false,
             ready_lag: 10_000,
             reflection: true,
             echo: false,
@@ -50,14 +64,39 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Others than this machine's own processes reach the address.
+    fn is_open(&self) -> bool {
+        !self.address.ip().to_canonical().is_loopback()
+    }
+
+    fn check(&self) -> Result<(), BindError> {
+        let known = self.require_token || self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let lacks = match (self.tls.is_some(), known) {
+            _ if !self.is_open() || self.insecure => return Ok(()),
+            (true, true) => return Ok(()),
+            (true, false) => {
+                "nobody would know who calls: ask for certificates (--client-ca) or for tokens (--require-token)"
+            }
+            (false, true) => "what is said would be open to everybody on the way: give --tls-cert and --tls-key",
+            (false, false) => {
+                "nothing protects it: give --tls-cert and --tls-key, and --client-ca or --require-token beside them"
+            }
+        };
+        let address = self.address;
+        Err(BindError::Unprotected { address, lacks })
+    }
+}
+
 /// Why a server could not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     #[error(
-        "{0} can be reached from other machines, and this version knows neither TLS nor who is calling: listen on \
-         127.0.0.1 or [::1], and let others in through a tunnel or a proxy that authenticates them"
+        "{address} can be reached from other machines, and {lacks}, listen on 127.0.0.1 or [::1], or say --insecure"
     )]
-    NotLoopback(SocketAddr),
+    Unprotected { address: SocketAddr, lacks: &'static str },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("{0} is taken by another process: stop that one, or listen on another port (port 0 picks a free one)")]
     Taken(SocketAddr),
     #[error("{0} may not be used by this user: choose a port above 1023")]
@@ -70,7 +109,8 @@ pub enum BindError {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    front: front::Front,
+    front: Arc<front::Front>,
+    tls: Option<(tls::Certificates, tls::Renewal)>,
     limits: Limits,
 }
 
@@ -82,12 +122,18 @@ pub struct Stopped {
 }
 
 impl Server {
-    /// Takes the port, and nothing but the port.
-    pub async fn bind(options: Options, api: Arc<dyn Api>, health: Arc<dyn HealthSource>) -> Result<Server, BindError> {
+    /// Reads the certificates and takes the port.
+    pub async fn bind(
+        options: Options,
+        gate: Arc<dyn Gate>,
+        health: Arc<dyn HealthSource>,
+    ) -> Result<Server, BindError> {
         let address = options.address;
-        if !address.ip().to_canonical().is_loopback() {
-            return Err(BindError::NotLoopback(address));
-        }
+        options.check()?;
+        let tls = match options.tls.clone() {
+            None => None,
+            Some(tls) => Some(tls::Certificates::read(tls)?),
+        };
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::Taken(address),
             io::ErrorKind::PermissionDenied => BindError::NotAllowed(address),
@@ -99,7 +145,8 @@ impl Server {
         Ok(Server {
             listener,
             address,
-            front: front::Front::new(&options, api, health),
+            front: Arc::new(front::Front::new(&options, gate, health)),
+            tls,
             limits,
         })
     }
@@ -112,6 +159,14 @@ impl Server {
     /// Serves until `shutdown` is ready: then takes no more connections and calls, and lets those in flight finish as
     /// long as `Limits::shutdown_grace` allows.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Stopped {
-        connections::serve(self.listener, self.front, &self.limits, shutdown).await
+        let Some((certificates, renewal)) = self.tls else {
+            return connections::serve(self.listener, self.front, None, &self.limits, shutdown).await;
+        };
+        let certificates = Arc::new(certificates);
+        let fresh = Arc::clone(&certificates).keep_fresh(renewal, self.limits.certificate_interval);
+        let fresh = tokio::spawn(fresh);
+        let stopped = connections::serve(self.listener, self.front, Some(certificates), &self.limits, shutdown).await;
+        fresh.abort();
+        stopped
     }
 }

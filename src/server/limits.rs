@@ -18,6 +18,12 @@ pub struct Limits {
     pub max_calls: usize,
     /// All headers of one request together, in bytes.
     pub header_bytes: u32,
+    /// From a connection's beginning to the end of its TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Handshakes under way. One more, and the one that has taken longest is broken off.
+    pub max_handshakes: usize,
+    /// How often the certificate files are looked at.
+    pub certificate_interval: Duration,
     /// From the first byte of a connection to a known protocol, and from there to a whole request head.
     pub header_timeout: Duration,
     /// The longest pause within a request's JSON body.
@@ -48,6 +54,9 @@ impl Default for Limits {
             max_streams: 256,
             max_calls: 16_384,
             header_bytes: 16 << 10,
+            handshake_timeout: Duration::from_secs(10),
+            max_handshakes: 1_024,
+            certificate_interval: Duration::from_secs(1),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             keepalive_interval: Duration::from_secs(60),

@@ -3,7 +3,7 @@
 //! The whole process shares one recorder: what replica, log and store count through the `metrics` facade appears on the
 //! same page.
 
-use crate::health::Health;
+use crate::{handshake::Failed, health::Health};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{
@@ -164,11 +164,12 @@ impl Drop for Call {
     }
 }
 
-/// Open connections, and those that were one too many.
+/// Open connections, those that were one too many, and those that never got as far as a first request.
 pub(crate) struct Connections {
     pub open: Gauge,
     pub accepted: Counter,
     pub refused: Counter,
+    failed: [OnceLock<Counter>; Failed::ALL.len()],
 }
 
 impl Connections {
@@ -178,6 +179,30 @@ impl Connections {
             open: gauge!("confold_server_connections"),
             accepted: counter!("confold_server_connections_total"),
             refused: counter!("confold_server_connections_refused_total"),
+            failed: [const { OnceLock::new() }; Failed::ALL.len()],
+        }
+    }
+
+    pub fn handshake_failed(&self, why: Failed) {
+        let counter = || counter!("confold_server_handshakes_failed_total", "reason" => why.name());
+        self.failed[why as usize].get_or_init(counter).increment(1);
+    }
+}
+
+/// The server's own certificate, and how its renewal goes.
+pub(crate) struct Certificates {
+    pub not_after: Gauge,
+    pub renewed: Counter,
+    pub refused: Counter,
+}
+
+impl Certificates {
+    pub fn new() -> Certificates {
+        recorder();
+        Certificates {
+            not_after: gauge!("confold_server_certificate_valid_until_seconds"),
+            renewed: counter!("confold_server_certificates_renewed_total"),
+            refused: counter!("confold_server_certificates_refused_total"),
         }
     }
 }
@@ -195,6 +220,26 @@ fn describe() {
     describe_counter!(
         "confold_server_connections_refused_total",
         "Connections over the limit, closed at once."
+    );
+    describe_counter!(
+        "confold_server_handshakes_failed_total",
+        "Connections that ended before TLS stood, by reason."
+    );
+    describe_counter!(
+        "confold_server_unauthenticated_total",
+        "Calls that did not say who makes them, where that is asked."
+    );
+    describe_gauge!(
+        "confold_server_certificate_valid_until_seconds",
+        "When the certificate in use ends, in seconds since 1970."
+    );
+    describe_counter!(
+        "confold_server_certificates_renewed_total",
+        "New certificate files that were taken into use."
+    );
+    describe_counter!(
+        "confold_server_certificates_refused_total",
+        "New certificate files that could not be used, so that the old ones stayed."
     );
     describe_gauge!(
         "confold_store_lag_records",

@@ -1,6 +1,7 @@
 //! What crosses a process boundary: generated types, and the conversions between them and the model's own types.
 
 pub mod api;
+pub mod caller;
 pub mod convert;
 mod descriptors;
 pub mod dynamic;

@@ -33,6 +33,7 @@ pub fn grpc_code(code: Code) -> Grpc {
         Code::Pruned | Code::Future => Grpc::OutOfRange,
         Code::Unavailable | Code::Sealed | Code::Fenced | Code::Halted | Code::Quarantined => Grpc::Unavailable,
         Code::Unknown => Grpc::DeadlineExceeded,
+        Code::Unauthenticated => Grpc::Unauthenticated,
     }
 }
 
@@ -92,6 +93,7 @@ pub fn hint(code: Code) -> &'static str {
         Code::Quarantined => "do not trust this replica: read from another one and see `confold doctor`",
         Code::Unknown => "send the same event id again, or withdraw it to make the outcome definite",
         Code::Unsupported => "this version does not know the operation yet",
+        Code::Unauthenticated => "show a token: --token-file FILE, or CONFOLD_TOKEN",
     }
 }
 

@@ -2,14 +2,14 @@
 
 use super::{Load, Measured, Part, Recorder};
 use crate::{context::Connect, error::Failure};
-use confold_client::{Connection, Pipeline, encode_key};
+use confold_client::{Connection, Options, Pipeline, encode_key};
 use confold_wire::{
     pb::{self, text_operation::Kind, value::Form},
     schema_source,
 };
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// The benchmark's own schema: a container of flat nodes.
@@ -31,13 +31,13 @@ pub struct Target {
     pub connect: Connect,
     pub address: String,
     pub store: String,
-    pub timeout: Duration,
+    pub options: Options,
 }
 
 impl Target {
     pub fn connection(&self) -> Result<Connection, Failure> {
         Ok(Connection::new(
-            (self.connect)(&self.address, self.timeout)?,
+            (self.connect)(&self.address, &self.options)?,
             self.store.clone(),
         ))
     }

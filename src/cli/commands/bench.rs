@@ -51,13 +51,13 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     }
     .map_err(failed)?;
     let (target, _guard) = match &app.global.server {
-        Some(address) => (
-            target(app, address.clone(), app.global.store.clone().unwrap_or_default()),
-            None,
-        ),
+        Some(address) => {
+            let store = app.global.store.clone().unwrap_or_default();
+            (target(app, address.clone(), store)?, None)
+        }
         None => {
             let scratch = app.context.local.scratch(folder.path()).await?;
-            (target(app, scratch.address, String::new()), Some(scratch.guard))
+            (target(app, scratch.address, String::new())?, Some(scratch.guard))
         }
     };
     let mut done: BTreeMap<Part, Measured> = BTreeMap::new();
@@ -83,13 +83,13 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     print(app, &load, &done)
 }
 
-fn target(app: &App, address: String, store: String) -> Target {
-    Target {
+fn target(app: &App, address: String, store: String) -> Result<Target, Failure> {
+    Ok(Target {
         connect: app.context.connect.clone(),
+        options: app.remote(&address)?,
         address,
         store,
-        timeout: app.timeout(),
-    }
+    })
 }
 
 fn print(app: &mut App, load: &Load, done: &BTreeMap<Part, Measured>) -> Result<(), Failure> {

@@ -3,13 +3,14 @@ use crate::{
     error::Failure,
     local::{ServeOptions, Serving},
     parse,
+    protection::ProtectionArgs,
 };
 use std::{net::SocketAddr, path::PathBuf};
 
 /// Serve the store of a folder until interrupted.
 ///
-/// gRPC and the same as JSON over HTTP on one port of this machine. Other machines are not served: this version knows
-/// neither TLS nor who is calling.
+/// gRPC and the same as JSON over HTTP on one port. An address that other machines can reach needs TLS (--tls-cert) and a
+/// way to know who calls (--client-ca or --require-token), or --insecure said in so many words.
 ///
 /// Example: confold serve ./data --listen 127.0.0.1:7411
 #[derive(clap::Args, Debug)]
@@ -22,6 +23,8 @@ pub struct Args {
     /// Memory for what is read again
     #[arg(long, value_name = "SIZE", value_parser = parse::size)]
     cache: Option<u64>,
+    #[command(flatten)]
+    protection: ProtectionArgs,
 }
 
 pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
@@ -33,12 +36,18 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         data: app.context.folder.join(folder),
         listen: args.listen,
         cache_bytes: args.cache,
+        protection: args.protection.protection(app),
+    };
+    let scheme = if options.protection.tls.is_some() {
+        "https"
+    } else {
+        "http"
     };
     let local = app.context.local.clone();
     let ui = &mut app.ui;
     let mut ready = |serving: &Serving| {
         ui.note(&format!(
-            "serving {} on http://{}",
+            "serving {} on {scheme}://{}",
             serving.stores.join(", "),
             serving.address
         ));

@@ -2,16 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-
-use confold_model::ids::Position;
 
 use super::disk::{Access, Disk, OsDisk};
 use super::frame::RECORD_HEADER;
 use super::writer::{Appender, Fault};
 use super::{Options, begin, open, origin};
 use crate::origin::Origin;
-use crate::{Log, LogError, Range, Record, Tip};
+use crate::{CopyTarget, LogError, Range, Record, Tip, follows};
 
 /// Writes a copy, record by record, into a folder of its own. It can be interrupted anywhere and gone on with.
 pub struct Copy {
@@ -80,23 +77,12 @@ impl Copy {
         self.appender.tip
     }
 
-    /// Adds records that follow the tip; they are durable when it returns `Ok`. After an error `tip()` says how far it came. Each must have the digest that it has here as well, or it is
-    /// refused as another log's.
+    /// See [`CopyTarget::append`].
     pub fn append(&mut self, records: &[Record]) -> Result<(), LogError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let mut tip = self.appender.tip;
-        for record in records {
-            let here = tip.record(record.time, record.bytes.clone());
-            if here != *record {
-                let what = format!(
-                    "after {} records the copy expects {here:?}, and the source has {record:?}",
-                    here.position
-                );
-                return Err(LogError::Fenced { what });
-            }
-        }
+        follows(self.appender.tip, records)?;
         let mut rest = records;
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -134,19 +120,12 @@ impl Copy {
     }
 }
 
-/// Copies everything from where `copy` stands up to, not including, `end`. Stops with what the source says when it has less.
-pub fn export(source: &dyn Log, copy: &mut Copy, end: Position) -> Result<(), LogError> {
-    let mut reader = source.reader(copy.tip().position)?;
-    while copy.tip().position < end {
-        let left = end.0 - copy.tip().position.0;
-        let records = reader.read(left.min(4096) as usize, 1 << 20, Duration::ZERO)?;
-        if records.is_empty() {
-            return Err(LogError::BeyondEnd {
-                asked: end,
-                end: source.range().end,
-            });
-        }
-        copy.append(&records)?;
+impl CopyTarget for Copy {
+    fn tip(&self) -> Tip {
+        Copy::tip(self)
     }
-    Ok(())
+
+    fn append(&mut self, records: &[Record]) -> Result<(), LogError> {
+        Copy::append(self, records)
+    }
 }

@@ -9,19 +9,25 @@ use confold_model::ids::{Hash, Position};
 const LIMIT: usize = 4096;
 
 pub struct Anchors {
+    /// Of the log's first record.
+    first: Position,
     known: BTreeMap<Position, Hash>,
     /// Readers leave one in so many positions.
     stride: u64,
-    /// What the caller told, newest last: two of them stay whatever goes.
+    /// What the caller told, newest last; some of them stay whatever goes.
     told: Vec<Position>,
+    /// Before and behind the record that was read last of all that were.
+    newest: [Position; 2],
 }
 
 impl Anchors {
     pub fn new(first: Tip) -> Anchors {
         Anchors {
+            first: first.position,
             known: [(first.position, first.digest)].into(),
             stride: 1024,
             told: Vec::new(),
+            newest: [first.position; 2],
         }
     }
 
@@ -46,6 +52,13 @@ impl Anchors {
         let before = Position(nearest.position.0.saturating_sub(1));
         let compared = self.known.get_key_value(&before).filter(|_| before >= start).map(at);
         Some(compared.unwrap_or(nearest))
+    }
+
+    fn stays(&self, position: Position) -> bool {
+        position.0.is_multiple_of(self.stride)
+            || position == self.first
+            || self.newest.contains(&position)
+            || self.told.contains(&position)
     }
 
     /// The lowest of all: what to name when nothing serves.
@@ -75,12 +88,22 @@ impl Anchors {
         let kept = |tip: &&Tip| tip.position.0.is_multiple_of(self.stride);
         let keep: Vec<(Position, Hash)> = tips.iter().filter(kept).map(|tip| (tip.position, tip.digest)).collect();
         self.known.extend(keep);
+        if let [.., before, last] = tips
+            && last.position > self.newest[1]
+        {
+            for position in std::mem::replace(&mut self.newest, [before.position, last.position]) {
+                if !self.stays(position) {
+                    self.known.remove(&position);
+                }
+            }
+            self.known
+                .extend([(before.position, before.digest), (last.position, last.digest)]);
+        }
         while self.known.len() > LIMIT {
             self.stride *= 2;
-            let (stride, told, lowest) = (self.stride, &self.told, self.lowest());
-            self.known.retain(|position, _| {
-                position.0.is_multiple_of(stride) || told.contains(position) || *position == lowest
-            });
+            let mut known = std::mem::take(&mut self.known);
+            known.retain(|position, _| self.stays(*position));
+            self.known = known;
         }
         Ok(())
     }
@@ -106,7 +129,9 @@ mod tests {
         let below = |from, start| anchors.below(Position(from), Position(start)).map(|tip| tip.position.0);
         assert_eq!(below(500, 0), Some(0));
         assert_eq!(below(1024, 0), Some(1024));
-        assert_eq!(below(5000, 0), Some(4096));
+        assert_eq!(below(4500, 0), Some(4096));
+        assert_eq!(below(4999, 0), Some(4999));
+        assert_eq!(below(5000, 0), Some(4999));
         assert_eq!(below(500, 1), None);
     }
 

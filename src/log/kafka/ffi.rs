@@ -206,6 +206,14 @@ impl<C: ClientContext> Consumer<C> {
         Messages { all, of: PhantomData }
     }
 
+    /// Has the client learn which broker leads the partition, so that reading begins at once. It would find out later, too.
+    pub fn warm(&self, wait: Duration) {
+        if let (0, Ok(name)) = (self.metadata_seen(), self.name.to_str()) {
+            // Whatever went wrong shows when it is read.
+            let _ = self.client.fetch_metadata(Some(name), wait);
+        }
+    }
+
     /// How many answers about topics the client has had. After it has risen, what was read may be of another topic of the
     /// same name: the library goes on there in silence.
     pub fn metadata_seen(&self) -> u64 {

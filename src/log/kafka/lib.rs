@@ -16,6 +16,7 @@
 
 mod admin;
 mod anchors;
+mod copy;
 mod ffi;
 mod notes;
 mod preflight;
@@ -39,15 +40,16 @@ use confold_log::{Fence, Log, LogError, Range, Reader, Tip};
 use confold_model::ids::Position;
 use parking_lot::Mutex;
 
+pub use admin::{Admin, TopicError};
 use anchors::Anchors;
+pub use copy::KafkaCopy;
 use ffi::{Consumer, describe_topic};
+pub use preflight::{Finding, Preflight, Severity, Wanted};
 use producer::{Context, Events, Producer};
 use reader::KafkaReader;
-pub use admin::{Admin, TopicError};
-pub use preflight::{Finding, Preflight, Severity, Wanted};
 pub use settings::{ClientSettings, RECORD_ROOM, SettingsError};
-pub use topic::NewTopic;
 use shared::{ASK, EpochFloor, Frame, Line, Shared};
+pub use topic::NewTopic;
 
 /// How to open the log of a topic.
 #[derive(Clone)]
@@ -121,87 +123,25 @@ pub struct KafkaLog {
 
 impl KafkaLog {
     /// Opens the log of a topic that exists. `Missing`: there is no such topic. `Unreachable`: no broker answers in time.
-    /// `Fenced`: it is another topic than was asked for, has more than one partition, or is not a log.
+    /// `Fenced`: it is another topic than was asked for, has more than one partition, or is not a log. `Unfinished`: it is a
+    /// copy that was interrupted.
     pub fn open(options: Options) -> Result<KafkaLog, LogError> {
-        let events = Arc::new(Events::default());
-        let deadline = Instant::now() + options.open_wait;
-        let unreachable = |what: String| LogError::Unreachable {
-            what: format!("{}: {what}", options.name()),
-        };
-        let producer = Producer::new(
-            options.settings.producer(options.record_bytes, options.message_timeout),
-            options.topic.clone(),
-            options.queue_bytes,
-            events.clone(),
-        )
-        .map_err(|error| LogError::Fenced {
-            what: format!("no client can be made for {}: {error}", options.name()),
-        })?;
-        let facts = until(deadline, || {
-            producer
-                .with_client(|client| describe_topic(client, &options.topic, ASK))
-                .map_err(unreachable)
-        })?;
-        let Some(facts) = facts else {
-            return Err(LogError::Missing { folder: options.name() });
-        };
-        let fenced = |what: String| Err(LogError::Fenced { what });
-        if let Some(wanted) = options.transport_id.filter(|wanted| *wanted != facts.id) {
-            return fenced(format!(
-                "{} has id {}, and this store belongs to the topic with id {}: it was deleted and made anew, or it is another one",
-                options.name(),
-                hex_id(facts.id),
-                hex_id(wanted)
-            ));
-        }
-        if facts.id == [0; 16] {
-            return fenced(format!(
-                "the brokers of {} give topics no id, so one made anew could not be told: Kafka 3.1 or later is needed",
-                options.name()
-            ));
-        }
-        if facts.partitions != 1 {
-            return fenced(format!(
-                "{} has {} partitions, and a log is one",
-                options.name(),
-                facts.partitions
-            ));
-        }
-        let ends = until(deadline, || {
-            shared::ask_range(&producer, &options.topic, ASK).map_err(unreachable)
-        })?;
-        let noted = options.notes.as_deref().and_then(|path| notes::read(path, facts.id));
-        let (frame, line) = find_frame(&options, &events, facts.id, ends, noted.as_ref(), deadline)?;
+        let topic = Connected::to(options)?;
+        let (frame, line) = topic.find_frame()?;
         if let Some(origin) = &frame.origin
-            && frame.position(ends.1) < origin.end
+            && frame.position(topic.ends.1) < origin.end
         {
-            return fenced(format!(
-                "the copy into {} is not finished: it reaches up to position {}, and should reach up to {}; run `confold log copy` \
-                 again, it goes on where it stopped",
-                options.name(),
-                frame.position(ends.1),
-                origin.end
-            ));
+            return Err(LogError::Unfinished {
+                what: format!(
+                    "{} reaches up to position {} and should reach up to {}: run `confold log copy` again, it goes on where it \
+                     stopped",
+                    topic.options.name(),
+                    frame.position(topic.ends.1),
+                    origin.end
+                ),
+            });
         }
-        let floor = noted.map_or_else(EpochFloor::default, |notes| EpochFloor {
-            offset: notes.epoch_offset,
-            epoch: notes.epoch,
-        });
-        let first = frame.origin.map_or(Tip::START, |origin| origin.first);
-        let shared = Shared::new(
-            options,
-            facts.id,
-            frame,
-            producer,
-            events,
-            Anchors::new(first),
-            floor,
-            ends,
-        );
-        if let Some(line) = line {
-            shared.keep(line);
-        }
-        KafkaLog::start(Arc::new(shared))
+        topic.into_log(frame, line)
     }
 
     fn start(shared: Arc<Shared>) -> Result<KafkaLog, LogError> {
@@ -366,62 +306,151 @@ fn until<T>(deadline: Instant, mut ask: impl FnMut() -> Result<T, LogError>) -> 
     }
 }
 
-/// What stands at offset 0 says how offsets become positions. Where it is gone, the notes say so.
-fn find_frame(
-    options: &Options,
-    events: &Arc<Events>,
+/// A topic that can be reached and looks like a log from outside.
+struct Connected {
+    options: Options,
+    events: Arc<Events>,
+    producer: Producer,
     topic_id: [u8; 16],
-    (start, end): (i64, i64),
-    noted: Option<&notes::Notes>,
+    /// First and next offset.
+    ends: (i64, i64),
     deadline: Instant,
-) -> Result<(Frame, Option<Line>), LogError> {
-    if start > 0 {
-        let shift = noted.map_or(0, |notes| notes.shift);
-        return Ok((Frame { shift, origin: None }, None));
+    noted: Option<notes::Notes>,
+}
+
+impl Connected {
+    fn to(options: Options) -> Result<Connected, LogError> {
+        let events = Arc::new(Events::default());
+        let deadline = Instant::now() + options.open_wait;
+        let name = options.name();
+        let unreachable = |what: String| LogError::Unreachable {
+            what: format!("{name}: {what}"),
+        };
+        let fenced = |what: String| Err(LogError::Fenced { what });
+        let producer = Producer::new(
+            options.settings.producer(options.record_bytes, options.message_timeout),
+            options.topic.clone(),
+            options.queue_bytes,
+            events.clone(),
+        )
+        .map_err(|error| LogError::Unreachable {
+            what: format!("no client can be made for {name}: {error}"),
+        })?;
+        let facts = until(deadline, || {
+            producer
+                .with_client(|client| describe_topic(client, &options.topic, ASK))
+                .map_err(unreachable)
+        })?;
+        let Some(facts) = facts else {
+            return Err(LogError::Missing { folder: name });
+        };
+        if let Some(wanted) = options.transport_id.filter(|wanted| *wanted != facts.id) {
+            return fenced(format!(
+                "{name} has id {}, and this store belongs to the topic with id {}: it was deleted and made anew, or it is another \
+                 one",
+                hex_id(facts.id),
+                hex_id(wanted)
+            ));
+        }
+        if facts.id == [0; 16] {
+            return fenced(format!(
+                "the brokers of {name} give topics no id, so one made anew could not be told: Kafka 3.1 or later is needed"
+            ));
+        }
+        if facts.partitions != 1 {
+            return fenced(format!("{name} has {} partitions, and a log is one", facts.partitions));
+        }
+        let ends = until(deadline, || {
+            shared::ask_range(&producer, &options.topic, ASK).map_err(unreachable)
+        })?;
+        let noted = options.notes.as_deref().and_then(|path| notes::read(path, facts.id));
+        Ok(Connected {
+            options,
+            events,
+            producer,
+            topic_id: facts.id,
+            ends,
+            deadline,
+            noted,
+        })
     }
-    if end == 0 {
-        return Ok((Frame::PLAIN, None));
+
+    fn into_log(self, frame: Frame, line: Option<Line>) -> Result<KafkaLog, LogError> {
+        let floor = self.noted.map_or_else(EpochFloor::default, |notes| EpochFloor {
+            offset: notes.epoch_offset,
+            epoch: notes.epoch,
+        });
+        let first = frame.origin.map_or(Tip::START, |origin| origin.first);
+        let shared = Shared::new(
+            self.options,
+            self.topic_id,
+            frame,
+            self.producer,
+            self.events,
+            Anchors::new(first),
+            floor,
+            self.ends,
+        );
+        if let Some(line) = line {
+            shared.keep(line);
+        }
+        KafkaLog::start(Arc::new(shared))
     }
-    let unreachable = |what: String| LogError::Unreachable {
-        what: format!("the first record of {} cannot be read: {what}", options.name()),
-    };
-    let config = options.settings.consumer(options.record_bytes);
-    let mut consumer = Consumer::new(&config, &options.topic, Context(events.clone()))
-        .map_err(|error| unreachable(error.to_string()))?;
-    consumer
-        .start(0, None)
-        .map_err(|error| unreachable(error.to_string()))?;
-    let mut said = "no broker gave it in time".to_owned();
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let messages = consumer.poll(1, left.min(Duration::from_millis(200)));
-        let first = messages.iter().next();
-        match first.map(|message| (message.error(), message.offset())) {
-            Some((None, 0)) => {}
-            Some((None, offset)) => {
-                return Err(LogError::Fenced {
-                    what: format!(
-                        "offset 0 of {} is missing, and {offset} is the first that holds a record: the topic is compacted, or a \
-                         transaction left its mark in it; a log begins at the first record of its topic",
-                        options.name()
-                    ),
-                });
+
+    /// What stands at offset 0 says how offsets become positions. Where it is gone, the notes say so.
+    fn find_frame(&self) -> Result<(Frame, Option<Line>), LogError> {
+        if self.ends.0 > 0 {
+            let shift = self.noted.as_ref().map_or(0, |notes| notes.shift);
+            return Ok((Frame { shift, origin: None }, None));
+        }
+        if self.ends.1 == 0 {
+            return Ok((Frame::PLAIN, None));
+        }
+        let (first, line) = self.read_first()?;
+        Ok((frame_of(&self.options, self.topic_id, &first)?, Some(line)))
+    }
+
+    /// The record at offset 0, once there is one.
+    fn read_first(&self) -> Result<(Bytes, Line), LogError> {
+        let name = self.options.name();
+        let unreachable = |what: String| LogError::Unreachable {
+            what: format!("the first record of {name} cannot be read: {what}"),
+        };
+        let config = self.options.settings.consumer(self.options.record_bytes);
+        let mut consumer = Consumer::new(&config, &self.options.topic, Context(self.events.clone()))
+            .map_err(|error| unreachable(error.to_string()))?;
+        consumer
+            .start(0, None)
+            .map_err(|error| unreachable(error.to_string()))?;
+        let mut said = "no broker gave it in time".to_owned();
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let messages = consumer.poll(1, left.min(Duration::from_millis(200)));
+            let mut first = None;
+            for message in messages.iter() {
+                match message.error() {
+                    Some((_, why)) => said = why,
+                    None if message.offset() > 0 => {
+                        return Err(LogError::Fenced {
+                            what: format!(
+                                "offset 0 of {name} is missing, and {} is the first that holds a record: the topic is compacted, or a \
+                                 transaction left its mark in it; a log begins at the first record of its topic",
+                                message.offset()
+                            ),
+                        });
+                    }
+                    None => first = Some(Bytes::copy_from_slice(message.payload())),
+                }
             }
-            Some((Some((_, why)), _)) => said = why,
-            None => {}
-        }
-        if let Some(payload) = first
-            .filter(|message| message.error().is_none())
-            .map(|message| message.payload())
-        {
-            let frame = frame_of(options, topic_id, payload)?;
             drop(messages);
-            return Ok((frame, Some(Line { consumer, verified: 0 })));
-        }
-        drop(messages);
-        consumer.serve();
-        if left.is_zero() {
-            return Err(unreachable(said));
+            consumer.serve();
+            if let Some(first) = first {
+                return Ok((first, Line { consumer, verified: 0 }));
+            }
+            if left.is_zero() {
+                return Err(unreachable(said));
+            }
+            self.producer.poll(Duration::ZERO);
         }
     }
 }

@@ -27,6 +27,8 @@ use crate::shared::{Line, Shared};
 const SLICE: Duration = Duration::from_millis(50);
 /// Taken from the client at once.
 const BATCH: usize = 1024;
+/// A new consumer may take so long to find the leader before reading begins.
+const WARM: Duration = Duration::from_secs(1);
 /// After the log was closed, a reader gives up on brokers that say nothing for so long.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -95,6 +97,7 @@ impl KafkaReader {
     /// A consumer that reads from where this reader stands, or one record earlier.
     fn begin(&mut self) -> Result<Line, LogError> {
         let mut line = self.shared.line()?;
+        line.consumer.warm(WARM);
         let due = self.shared.frame.offset(self.track.tip.position);
         let early = self.track.behind.is_some() && due > self.shared.start_offset();
         self.track.compared = None;
@@ -297,13 +300,7 @@ impl Track {
             return Ok(Taken::Nothing);
         }
         if offset > due {
-            return Err(shared.fence(format!(
-                "offset {due} of {} is missing, and {offset} follows: position {position} was removed (compaction or deletion), or \
-                 taken by what is no record (the mark that a transaction leaves). What stands before it is sound: \
-                 `confold log copy` with `--until {position}` makes a log of it",
-                shared.name(),
-                position = self.tip.position
-            )));
+            return Err(self.gap(shared, due, offset));
         }
         if let (Some(epoch), Some(before)) = (epoch, self.epoch)
             && epoch > before
@@ -324,6 +321,17 @@ impl Track {
         self.behind = Some(self.tip);
         self.epoch = epoch;
         Ok(Taken::Record(self.tip.record(time, buffer.split().freeze())))
+    }
+
+    /// Offsets from `due` up to `next` hold no record.
+    fn gap(&self, shared: &Shared, due: i64, next: i64) -> LogError {
+        shared.fence(format!(
+            "offset {due} of {} holds no record, and {next} follows: position {position} was removed (compaction or deletion), or \
+             taken by what is no record (the mark that a transaction leaves). What stands before it is sound: `confold log copy` \
+             with `--until {position}` makes a log of it",
+            shared.name(),
+            position = self.tip.position
+        ))
     }
 
     /// Leader epochs never go down along the log.
@@ -379,21 +387,21 @@ impl Track {
     }
 
     /// Errors come in place of records.
-    fn take_error(&self, shared: &Shared, message: Message<'_>, code: Code, why: &str) -> Result<Taken, LogError> {
+    fn take_error(&mut self, shared: &Shared, message: Message<'_>, code: Code, why: &str) -> Result<Taken, LogError> {
         let at = self.tip.position;
         let unreachable = |what: String| Err(LogError::Unreachable { what });
         match code {
             Code::PartitionEOF => {
-                shared.saw_end(message.offset());
-                Ok(Taken::Nothing)
+                let (end, due) = (message.offset(), shared.frame.offset(at));
+                shared.saw_end(end);
+                if end > due {
+                    Err(self.gap(shared, due, end))
+                } else {
+                    Ok(Taken::Nothing)
+                }
             }
-            Code::LogTruncation => Err(shared.fence(format!(
-                "{} has lost records that were read before, up to position {at} (log digest {} before it): {why}",
-                shared.name(),
-                self.tip.digest
-            ))),
-            // Which of both it was is told by the range, once that was asked for again.
-            Code::AutoOffsetReset | Code::OffsetOutOfRange => self.out_of_range(shared),
+            // Out of range, or the leader does not have the last record under its epoch: the library gives one code for both.
+            Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation => self.out_of_range(shared, why),
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
                 shared.verify_topic()?;
                 unreachable(format!("{} cannot be read: {why}", shared.name()))
@@ -412,13 +420,12 @@ impl Track {
         }
     }
 
-    fn out_of_range(&self, shared: &Shared) -> Result<Taken, LogError> {
+    fn out_of_range(&mut self, shared: &Shared, why: &str) -> Result<Taken, LogError> {
         let at = self.tip.position;
         shared.verify_topic()?;
         let (start, end) = shared.ask_range()?;
         let due = shared.frame.offset(at);
         if due < start {
-            shared.saw_start(start);
             let start = shared.frame.position(start);
             return Err(LogError::BelowStart { asked: at, start });
         }
@@ -430,6 +437,15 @@ impl Track {
                 self.tip.digest
             )));
         }
+        if self.behind.is_none() {
+            return Err(shared.fence(format!(
+                "{} did not have position {at} (log digest {} before it), which it had had before: {why}",
+                shared.name(),
+                self.tip.digest
+            )));
+        }
+        // Reading the last record again tells which other one took its place. The leader need not be asked once more.
+        self.epoch = None;
         Ok(Taken::Again)
     }
 }

@@ -112,6 +112,8 @@ pub struct Tally {
 
 /// Consumers that nobody reads with now, for the next reader.
 const IDLE_CONSUMERS: usize = 2;
+/// A new leader may know of less for a moment.
+const SHORTER: Duration = Duration::from_secs(5);
 /// How long one question to the brokers may take.
 pub const ASK: Duration = Duration::from_secs(3);
 
@@ -190,6 +192,21 @@ impl Shared {
                 "the topic has dropped its oldest records: retention or somebody deletes them; look at retention.ms, \
                  retention.bytes and cleanup.policy of the topic"
             );
+        }
+    }
+
+    /// The leader says that the log ends here. Once that was more; a leader that has said less for so long has lost it.
+    pub fn leader_says_end(&self, end: i64, shorter_since: &mut Option<Instant>) {
+        self.saw_end(end);
+        if end >= self.end_offset() {
+            *shorter_since = None;
+        } else if shorter_since.get_or_insert_with(Instant::now).elapsed() >= SHORTER {
+            self.fence(format!(
+                "{} ends at position {} now, and reached up to {} before: it has lost its end",
+                self.name(),
+                self.frame.position(end),
+                self.frame.position(self.end_offset())
+            ));
         }
     }
 

@@ -24,6 +24,7 @@ pub fn run(shared: &Arc<Shared>) {
     let mut probed = Instant::now();
     let (mut looked, mut noted) = (Instant::now(), Instant::now());
     let mut away = false;
+    let mut shorter_since = None;
     while !shared.stopping.load(SeqCst) {
         let asked = {
             let mut watch = shared.watch.lock();
@@ -39,7 +40,7 @@ pub fn run(shared: &Arc<Shared>) {
         let all_down = shared.events.all_down.lock().take();
         let due = probed.elapsed() >= if away { PROBE_AWAY } else { PROBE };
         if due || asked || all_down.is_some() {
-            away = probe(shared, away);
+            away = probe(shared, away, &mut shorter_since);
             probed = Instant::now();
             // Whoever comes back may be another.
             if !away && shared.unreachable().is_some() {
@@ -61,11 +62,11 @@ pub fn run(shared: &Arc<Shared>) {
 }
 
 /// Whether the brokers are away.
-fn probe(shared: &Shared, away: bool) -> bool {
+fn probe(shared: &Shared, away: bool, shorter_since: &mut Option<Instant>) -> bool {
     match crate::shared::ask_range(&shared.producer, &shared.options.topic, PROBE_WAIT) {
         Ok((start, end)) => {
             shared.saw_start(start);
-            shared.saw_end(end);
+            shared.leader_says_end(end, shorter_since);
             shared.end_was_asked();
             if !away {
                 shared.set_reachable(Ok(()));

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::*;
-use confold_log::file::{Copy, FileLog, Identity, Options, Origin, export, system_clock};
+use confold_log::copy_records;
+use confold_log::file::{Copy, FileLog, Identity, Options, Origin, system_clock};
 use confold_log::{Log, LogError, Range, Record, Tip};
 use confold_model::ids::{Hash, Time};
 use proptest::prelude::*;
@@ -334,7 +335,7 @@ fn an_exported_range_has_equal_positions_times_and_digests() {
             },
         )
         .unwrap();
-        export(&log, &mut copy, at(to)).unwrap();
+        copy_records(&log, &mut copy, at(to), Duration::ZERO).unwrap();
         assert_eq!(
             copy.finish().unwrap(),
             Range {
@@ -395,7 +396,7 @@ fn an_interrupted_copy_goes_on_where_it_stopped_and_refuses_other_records() {
             Err(LogError::Fenced { .. })
         ));
     }
-    let beyond = export(&log, &mut copy, at(31));
+    let beyond = copy_records(&log, &mut copy, at(31), Duration::ZERO);
     assert!(matches!(beyond, Err(LogError::BeyondEnd { asked, end }) if asked == at(31) && end == at(30)));
     copy.finish().unwrap();
     let copied = FileLog::open(&target, options()).unwrap();

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use confold_server::{Options, Server, echo};
 use confold_wire::{
     api::{Api, Stream},
+    caller::Open,
     pb,
 };
 use futures::{
@@ -197,7 +198,7 @@ async fn ours() -> Result<SocketAddr, Failed> {
         echo: true,
         ..Options::default()
     };
-    let server = Server::bind(options, Arc::new(Constant), Arc::new(Vec::new)).await?;
+    let server = Server::bind(options, Arc::new(Open(Arc::new(Constant))), Arc::new(Vec::new)).await?;
     let address = server.local_addr();
     tokio::spawn(server.run(std::future::pending()));
     Ok(address)

@@ -1,6 +1,6 @@
 //! Streams as newline-delimited JSON, one message to a line.
 
-use super::{Http, Method, Refusal, decode, heavy, with_headers};
+use super::{Called, Http, Method, Refusal, decode, heavy, with_headers};
 use bytes::{Bytes, BytesMut};
 use confold_model::code::Code;
 use futures::{StreamExt, future::Either, stream};
@@ -20,10 +20,11 @@ impl Http {
     /// A call that fails before its first answer fails as a whole, with an HTTP status of its own.
     pub(super) async fn server_streams(
         self: &Arc<Self>,
+        called: &Called,
         method: &Method,
         request: Bytes,
     ) -> Result<Response<Body>, Refusal> {
-        let mut answers = self.call(method, stream::iter([request])).await?;
+        let mut answers = called.call(method, stream::iter([request])).await?;
         let first = answers.message().await?;
         let answers = match first {
             Some(first) => Either::Left(stream::once(async { Ok(first) }).chain(answers)),
@@ -35,12 +36,13 @@ impl Http {
     /// Answers begin before the requests end: neither side waits for the other.
     pub(super) async fn both_stream(
         self: &Arc<Self>,
+        called: &Called,
         method: &Method,
         body: Incoming,
     ) -> Result<Response<Body>, Refusal> {
         let fault = Fault::default();
         let requests = self.requests(method, body, fault.clone());
-        let answers: Streaming<Bytes> = self.call(method, requests).await?;
+        let answers: Streaming<Bytes> = called.call(method, requests).await?;
         Ok(self.lines(method, answers, fault))
     }
 

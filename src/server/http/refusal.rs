@@ -7,7 +7,7 @@ use confold_wire::{
     dynamic::{DynamicError, Types},
     pb, status,
 };
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, header::WWW_AUTHENTICATE};
 use prost::Message;
 use serde_json::{Value as Json, json};
 use tonic::{Status, body::Body};
@@ -69,7 +69,11 @@ impl Refusal {
 
     pub fn into_response(self, types: &Types) -> Response<Body> {
         let body = format!("{}\n", self.to_json(types));
-        let response = typed(self.http, "application/json", Bytes::from(body));
+        let mut response = typed(self.http, "application/json", Bytes::from(body));
+        if self.http == StatusCode::UNAUTHORIZED {
+            let asked = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(WWW_AUTHENTICATE, asked);
+        }
         match self.allow {
             Some(verb) => allowing(response, verb),
             None => response,

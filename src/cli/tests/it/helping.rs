@@ -68,6 +68,24 @@ fn the_help_lists_the_commands_and_the_exit_statuses() {
               --store <NAME>
                   Which store, where a server has several; CONFOLD_STORE where not given
 
+              --ca <FILE>
+                  For https://: certificates (PEM) that may have signed the server's; CONFOLD_CA where not
+                  given, else those that the system trusts
+
+              --cert <FILE>
+                  For https://: the certificate (PEM) to show to the server; CONFOLD_CERT where not given
+
+              --key <FILE>
+                  The key (PEM) of --cert, which only its owner may read; CONFOLD_KEY where not given
+
+              --token-file <FILE>
+                  A file with the bearer token that says who asks, which only its owner may read;
+                  CONFOLD_TOKEN (the token itself) or CONFOLD_TOKEN_FILE where not given
+
+              --insecure
+                  Send a token to another machine without TLS; with `serve`, let other machines in without
+                  TLS or without knowing who they are
+
               --json
                   Print JSON instead of text for people, errors included
 
@@ -171,6 +189,24 @@ fn help_of_a_command_explains_its_options() {
               --store <NAME>
                   Which store, where a server has several; CONFOLD_STORE where not given
 
+              --ca <FILE>
+                  For https://: certificates (PEM) that may have signed the server's; CONFOLD_CA where not
+                  given, else those that the system trusts
+
+              --cert <FILE>
+                  For https://: the certificate (PEM) to show to the server; CONFOLD_CERT where not given
+
+              --key <FILE>
+                  The key (PEM) of --cert, which only its owner may read; CONFOLD_KEY where not given
+
+              --token-file <FILE>
+                  A file with the bearer token that says who asks, which only its owner may read;
+                  CONFOLD_TOKEN (the token itself) or CONFOLD_TOKEN_FILE where not given
+
+              --insecure
+                  Send a token to another machine without TLS; with `serve`, let other machines in without
+                  TLS or without knowing who they are
+
               --json
                   Print JSON instead of text for people, errors included
 
@@ -248,6 +284,24 @@ fn help_of_a_command_explains_its_options() {
 
                   --store <NAME>
                       Which store, where a server has several; CONFOLD_STORE where not given
+
+                  --ca <FILE>
+                      For https://: certificates (PEM) that may have signed the server's; CONFOLD_CA where not
+                      given, else those that the system trusts
+
+                  --cert <FILE>
+                      For https://: the certificate (PEM) to show to the server; CONFOLD_CERT where not given
+
+                  --key <FILE>
+                      The key (PEM) of --cert, which only its owner may read; CONFOLD_KEY where not given
+
+                  --token-file <FILE>
+                      A file with the bearer token that says who asks, which only its owner may read;
+                      CONFOLD_TOKEN (the token itself) or CONFOLD_TOKEN_FILE where not given
+
+                  --insecure
+                      Send a token to another machine without TLS; with `serve`, let other machines in without
+                      TLS or without knowing who they are
 
                   --json
                       Print JSON instead of text for people, errors included

@@ -468,7 +468,7 @@ fn serve_says_where_it_listens() {
     world.check(
         "serve data --listen 127.0.0.1:0 --cache 512MiB",
         expect![[r#"
-        > serve ServeOptions { data: "FOLDER/data", listen: 127.0.0.1:0, cache_bytes: Some(536870912) }
+        > serve ServeOptions { data: "FOLDER/data", listen: 127.0.0.1:0, cache_bytes: Some(536870912), protection: Protection { tls: None, require_token: false, insecure: false } }
         ! serving main on http://127.0.0.1:0
     "#]],
     );
@@ -478,7 +478,7 @@ fn serve_says_where_it_listens() {
     world.check(
         "serve --listen '[::1]:7411'",
         expect![[r#"
-        > serve ServeOptions { data: "/var/lib/confold", listen: [::1]:7411, cache_bytes: None }
+        > serve ServeOptions { data: "/var/lib/confold", listen: [::1]:7411, cache_bytes: None, protection: Protection { tls: None, require_token: false, insecure: false } }
         ! serving main on http://[::1]:7411
     "#]],
     );

@@ -7,5 +7,6 @@ mod fake;
 mod helping;
 mod keeping;
 mod reading;
+mod securing;
 mod world;
 mod writing;

@@ -7,7 +7,7 @@ use confold_cli::{
     local::{Access, Exported, Finding, InitOptions, Initialised, Level, Local, Scratch, ServeOptions, Serving},
     run_async,
 };
-use confold_client::Retries;
+use confold_client::{Retries, Tls};
 use confold_wire::{api::Api, api::Stream, pb, schema_source};
 use expect_test::Expect;
 use futures::StreamExt;
@@ -96,8 +96,17 @@ impl World {
                 longest_delay: Duration::ZERO,
                 give_up_after: None,
             },
-            connect: Arc::new(move |address, _| {
-                let called = format!("connect {address}");
+            connect: Arc::new(move |address, options| {
+                let mut called = format!("connect {address}");
+                if options.tls != Tls::default() {
+                    called.push_str(&format!(" {:?}", options.tls));
+                }
+                if let Some(token) = &options.token {
+                    called.push_str(&format!(" as {}", token.secret()));
+                }
+                if options.insecure {
+                    called.push_str(" insecure");
+                }
                 fake.requests.lock().unwrap().push(called);
                 Ok(fake.clone())
             }),

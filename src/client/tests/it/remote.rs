@@ -228,7 +228,7 @@ async fn an_answer_that_is_too_big_is_refused() {
 
 #[tokio::test]
 async fn what_is_no_address_is_refused_at_once() {
-    for address in ["", "127.0.0.1", "https://127.0.0.1:1", "a b:7", "host:99999", "http://"] {
+    for address in ["", "127.0.0.1", "ftp://127.0.0.1:1", "a b:7", "host:99999", "http://", "https://", "https://db"] {
         let error = Remote::connect(address)
             .err()
             .unwrap_or_else(|| panic!("{address} is none"));

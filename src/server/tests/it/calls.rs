@@ -17,7 +17,7 @@ use tokio::{net::TcpStream, sync::mpsc};
 use tonic::client::Grpc;
 
 /// Names from the descriptor, so that a call that is added and not served fails here.
-fn methods() -> Vec<prost_reflect::MethodDescriptor> {
+pub fn methods() -> Vec<prost_reflect::MethodDescriptor> {
     let service = json::types()
         .unwrap()
         .pool()

@@ -3,12 +3,16 @@
 use confold_model::code::Code;
 use confold_wire::{
     api::{Api, Stream},
+    caller::{Caller, Gate},
     pb, status,
 };
 use futures::{StreamExt, stream};
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use tokio::sync::{Notify, watch};
 use tonic::Status;
@@ -27,6 +31,50 @@ pub struct Fake {
     pub waiting: watch::Sender<usize>,
     /// How many of those were given up before the gate opened.
     pub given_up: Arc<watch::Sender<usize>>,
+}
+
+/// Notes for whom a service was asked, and hands out the one that is meant for them.
+#[derive(Default)]
+pub struct Gatekeeper {
+    pub others: Arc<Fake>,
+    /// By token.
+    pub known: BTreeMap<&'static str, Arc<Fake>>,
+    pub callers: Mutex<Vec<Caller>>,
+    /// What who wants to see more of the server than its calls is told.
+    pub uninspected: Mutex<Option<Status>>,
+}
+
+impl Gate for Gatekeeper {
+    fn api(&self, caller: &Caller) -> Arc<dyn Api> {
+        self.callers.lock().unwrap().push(caller.clone());
+        let known = caller.token.as_ref().and_then(|token| self.known.get(token.secret()));
+        known.unwrap_or(&self.others).clone()
+    }
+
+    fn may_inspect(&self, _: &Caller) -> Result<(), Status> {
+        match &*self.uninspected.lock().unwrap() {
+            Some(refusal) => Err(refusal.clone()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Gatekeeper {
+    pub fn of(fake: &Arc<Fake>) -> Gatekeeper {
+        Gatekeeper {
+            others: fake.clone(),
+            ..Gatekeeper::default()
+        }
+    }
+
+    /// The names of the certificates for which a service was asked.
+    pub fn certificates(&self) -> Vec<String> {
+        let callers = self.callers.lock().unwrap();
+        callers
+            .iter()
+            .filter_map(|caller| Some(caller.certificate.as_ref()?.to_string()))
+            .collect()
+    }
 }
 
 /// For commits that bring no event id.

@@ -1,6 +1,6 @@
 //! A server on a port of its own, and small clients for it.
 
-use crate::fake::Fake;
+use crate::fake::{Fake, Gatekeeper};
 use bytes::{Buf, BufMut, Bytes};
 use confold_server::{Options, Server, Stopped, StoreHealth};
 use confold_wire::pb;
@@ -27,6 +27,7 @@ use tonic::{
 pub struct Running {
     pub address: SocketAddr,
     pub fake: Arc<Fake>,
+    pub gate: Arc<Gatekeeper>,
     pub health: Arc<Mutex<Vec<StoreHealth>>>,
     stop: Option<oneshot::Sender<()>>,
     ended: JoinHandle<Stopped>,
@@ -38,6 +39,11 @@ pub async fn start(fake: Arc<Fake>) -> Running {
 }
 
 pub async fn start_with(fake: Arc<Fake>, change: impl FnOnce(&mut Options)) -> Running {
+    let gate = Arc::new(Gatekeeper::of(&fake));
+    start_behind(gate, change).await
+}
+
+pub async fn start_behind(gate: Arc<Gatekeeper>, change: impl FnOnce(&mut Options)) -> Running {
     let mut options = Options {
         address: SocketAddr::from(([127, 0, 0, 1], 0)),
         ..Options::default()
@@ -46,13 +52,14 @@ pub async fn start_with(fake: Arc<Fake>, change: impl FnOnce(&mut Options)) -> R
     let health = Arc::new(Mutex::new(vec![serving("net")]));
     let source = Arc::clone(&health);
     let source = move || source.lock().unwrap().clone();
-    let server = Server::bind(options, fake.clone(), Arc::new(source)).await.unwrap();
+    let server = Server::bind(options, gate.clone(), Arc::new(source)).await.unwrap();
     let address = server.local_addr();
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(server.run(async move { drop(stopped.await) }));
     Running {
         address,
-        fake,
+        fake: gate.others.clone(),
+        gate,
         health,
         stop: Some(stop),
         ended,
@@ -121,6 +128,16 @@ impl Running {
         let body = body.collect().await.unwrap().to_bytes();
         connection.abort();
         Answer(Response::from_parts(parts, body))
+    }
+
+    /// The body of an answer that came through TLS.
+    pub async fn get_tls(&self, path: &str, ca: &str) -> String {
+        let mut stream = crate::tls::connect(self.address, ca).await;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
     }
 
     /// Bytes as they are; answers all that comes back until the server closes.
