@@ -3,7 +3,7 @@
 use super::super::faults::{Reads, happens};
 use super::super::oracle;
 use super::super::plants::{Feed, Plant};
-use super::super::workload::{self, Envelope, LOG_ID};
+use super::super::workload::{self, Envelope};
 use super::{Check, Held, VICTIM, World, breach};
 use crate::step::{Effects, FoldError, Folder, Mark, Next};
 use crate::view::View;
@@ -339,6 +339,12 @@ impl World {
                     .state
                     .retain(|edit| edit.table != confold_model::state::member::WINDOW);
             }
+            Some(Plant::LostPolicy) => {
+                folded
+                    .batch
+                    .state
+                    .retain(|edit| edit.table != confold_model::state::member::POLICY);
+            }
             Some(Plant::TornBatch) if self.step > 15 => folded.batch.state.clear(),
             Some(Plant::LostIdRow) => folded.batch.ids.truncate(folded.batch.ids.len().saturating_sub(1)),
             Some(Plant::WrongHistoryRow) => folded
@@ -420,7 +426,7 @@ impl World {
                 id: None,
                 intent: 0,
                 principal: 0,
-                incarnation: LOG_ID,
+                incarnation: self.oracle.incarnation(),
                 reason: "another end".into(),
             };
             let record = workload::record(&envelope, Body::Fence);
