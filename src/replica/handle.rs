@@ -338,13 +338,20 @@ impl Handle {
     }
 }
 
+/// How long the first record of a log that has one may take to come.
+const GENESIS_WAIT: Duration = Duration::from_secs(30);
+
 /// Into an empty store: everything else of the replica may then rely on a name, limits and an incarnation.
 fn fold_genesis(log: &dyn Log, store: &dyn Store, folder: &mut Folder) -> Result<(), OpenError> {
     let range = log.range();
     if range.start > Position(0) {
         return Err(OpenError::SnapshotNeeded { start: range.start });
     }
-    let first = log.reader(Position(0))?.read(1, 1, Duration::ZERO)?;
+    if range.end == Position(0) {
+        return Err(OpenError::Empty);
+    }
+    // Whoever keeps the log may be on another machine.
+    let first = log.reader(Position(0))?.read(1, 1, GENESIS_WAIT)?;
     let record = first.first().ok_or(OpenError::Empty)?;
     folder.fold(record, &NoObjects).map_err(|error| match error {
         FoldError::Fenced(what) => OpenError::NoStore(what),
