@@ -259,11 +259,6 @@ pub fn store_name(dir: &Path) -> Option<String> {
     }
 }
 
-/// Where a data folder keeps what it has folded.
-pub fn store_of(dir: &Path) -> PathBuf {
-    dir.join(STORE)
-}
-
 /// Puts a log that was left beside the data folder's own files, under a name that says so.
 pub fn keep_old_log(dir: &Path, log: &Path) -> Result<PathBuf, FolderError> {
     let free = (1..).map(|number| dir.join(format!("{LOG}.moved-{number}"))).find(|name| !name.exists());
@@ -364,7 +359,8 @@ fn remember(dir: &Path, standing: &Standing) {
     }
 }
 
-fn open_store(dir: &Path, notes: &mut Vec<String>) -> Result<RocksStore, FolderError> {
+/// A store that shows damage is set aside, and an empty one opened in its place.
+pub(crate) fn open_store(dir: &Path, notes: &mut Vec<String>) -> Result<RocksStore, FolderError> {
     let (folder, marker) = (dir.join(STORE), dir.join(REBUILD));
     let settings = confold_store_rocks::Options::default();
     let damage = match std::fs::read_to_string(&marker) {

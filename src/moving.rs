@@ -17,7 +17,6 @@ use confold_log_kafka::KafkaCopy;
 use confold_model::event::Body;
 use confold_model::ids::{Hash, Incarnation, Position};
 use confold_replica::{Handle, Housekeeping, OpenError, Options, Proposal, ProposeError, Replica, ReplicaState};
-use confold_store_rocks::RocksStore;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -371,16 +370,15 @@ struct Visit {
 }
 
 impl Visit {
-    /// Folds a log as far as it goes. `store`: where what is folded stays.
-    fn pay(place: &str, log: Arc<dyn Log>, store: Option<&Path>, adopt: bool) -> Result<Visit, MoveError> {
-        let (dir, scratch) = match store {
-            Some(dir) => (dir.to_owned(), None),
+    /// Folds a log as far as it goes. `data`: the data folder in which what is folded stays.
+    fn pay(place: &str, log: Arc<dyn Log>, data: Option<&Path>, adopt: bool) -> Result<Visit, MoveError> {
+        let (store, scratch) = match data {
+            Some(data) => (folder::open_store(data, &mut Vec::new())?, None),
             None => {
                 let scratch = tempfile::tempdir().map_err(|error| FolderError::Io(std::env::temp_dir(), error))?;
-                (scratch.path().join("store"), Some(scratch))
+                (folder::open_store(scratch.path(), &mut Vec::new())?, Some(scratch))
             }
         };
-        let store = RocksStore::open(&dir, &Default::default()).map_err(FolderError::from)?;
         let options = Options { housekeeping: Housekeeping::ByHand, adopt, ..Options::default() };
         let handle = Replica::open(log, Arc::new(store), options).map_err(FolderError::from)?;
         let standing = wait(handle.ready());
@@ -415,14 +413,14 @@ fn why(error: ProposeError) -> String {
 /// The end of a store's life in this place: the position behind its seal.
 fn seal(plan: &Plan) -> Result<Position, MoveError> {
     let place = plan.from.name();
-    let (log, store): (Arc<dyn Log>, Option<PathBuf>) = match &plan.from {
+    let (log, data): (Arc<dyn Log>, Option<PathBuf>) = match &plan.from {
         End::Folder(dir) => match folder::place(dir)? {
-            Place::File(log) => (Arc::new(FileLog::open(&log, file_options())?), Some(folder::store_of(dir))),
-            Place::Kafka(kafka) => (Arc::new(Topic::of(dir, &kafka)?.open(Some(dir))?), Some(folder::store_of(dir))),
+            Place::File(log) => (Arc::new(FileLog::open(&log, file_options())?), Some(dir.clone())),
+            Place::Kafka(kafka) => (Arc::new(Topic::of(dir, &kafka)?.open(Some(dir))?), Some(dir.clone())),
         },
         End::Topic(kafka) => (Arc::new(Topic::of(Path::new("."), kafka)?.open(None)?), None),
     };
-    let visit = Visit::pay(&place, log, store.as_deref(), false)?;
+    let visit = Visit::pay(&place, log, data.as_deref(), false)?;
     // What follows a seal is refused alike on both logs: any end behind it is as good.
     let end = match visit.handle.view().sealed {
         true => visit.handle.view().position.next(),
@@ -441,13 +439,13 @@ struct Opened {
 /// Folds the copy and appends its `open`, unless that was done before.
 fn bring_to_life(plan: &Plan, log: Arc<dyn Log>) -> Result<Opened, MoveError> {
     let transport_id = log.transport_id();
-    let store = match (&plan.to, &plan.from) {
-        (End::Folder(dir), _) => Some(folder::store_of(dir)),
+    let data = match (&plan.to, &plan.from) {
+        (End::Folder(dir), _) => Some(dir.clone()),
         // What the data folder has folded holds on the new log as well.
-        (End::Topic(_), End::Folder(dir)) if plan.is_move => Some(folder::store_of(dir)),
+        (End::Topic(_), End::Folder(dir)) if plan.is_move => Some(dir.clone()),
         (End::Topic(_), _) => None,
     };
-    let visit = Visit::pay(&plan.to.name(), log, store.as_deref(), true)?;
+    let visit = Visit::pay(&plan.to.name(), log, data.as_deref(), true)?;
     let view = visit.handle.view();
     let opened = if view.transport_id == transport_id {
         Opened { incarnation: view.incarnation, transport_id, position: view.position }
@@ -488,7 +486,7 @@ pub fn unseal(dir: &Path, author: &str, principal: &str) -> Result<(Incarnation,
         Place::Kafka(kafka) => Arc::new(Topic::of(dir, &kafka)?.open(Some(dir))?),
     };
     let transport_id = log.transport_id();
-    let visit = Visit::pay(&dir.display().to_string(), log, Some(&folder::store_of(dir)), false)?;
+    let visit = Visit::pay(&dir.display().to_string(), log, Some(dir), false)?;
     if !visit.handle.view().sealed {
         visit.end()?;
         return Err(MoveError::Invalid(format!("the store in {} is not sealed", dir.display())));

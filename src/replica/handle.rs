@@ -338,8 +338,8 @@ impl Handle {
     }
 }
 
-/// How long the first record of a log that has one may take.
-const GENESIS_WAIT: Duration = Duration::from_secs(20);
+/// How long the first record of a log that has one may take to come.
+const GENESIS_WAIT: Duration = Duration::from_secs(30);
 
 /// Into an empty store: everything else of the replica may then rely on a name, limits and an incarnation.
 fn fold_genesis(log: &dyn Log, store: &dyn Store, folder: &mut Folder) -> Result<(), OpenError> {
@@ -347,9 +347,11 @@ fn fold_genesis(log: &dyn Log, store: &dyn Store, folder: &mut Folder) -> Result
     if range.start > Position(0) {
         return Err(OpenError::SnapshotNeeded { start: range.start });
     }
-    // What stands there may have to come from a broker.
-    let wait = if range.end > Position(0) { GENESIS_WAIT } else { Duration::ZERO };
-    let first = log.reader(Position(0))?.read(1, 1, wait)?;
+    if range.end == Position(0) {
+        return Err(OpenError::Empty);
+    }
+    // Whoever keeps the log may be on another machine.
+    let first = log.reader(Position(0))?.read(1, 1, GENESIS_WAIT)?;
     let record = first.first().ok_or(OpenError::Empty)?;
     folder.fold(record, &NoObjects).map_err(|error| match error {
         FoldError::Fenced(what) => OpenError::NoStore(what),
@@ -369,7 +371,7 @@ fn fold_genesis(log: &dyn Log, store: &dyn Store, folder: &mut Folder) -> Result
 /// reader of what comes next, or how the replica stands instead.
 fn overlap(log: &dyn Log, head: &Head, view: &View, adopt: bool) -> Result<Result<Box<dyn Reader>, Standing>, LogError> {
     let fenced = |reason: String| Ok(Err(standing(ReplicaState::Fenced, reason)));
-    if log.transport_id() != head.transport_id && head.applied.next() >= log.copied_to() && !adopt {
+    if log.transport_id() != head.transport_id && head.applied.next() > log.copied_to() && !adopt {
         let ours = Folded {
             store_name: &view.store_name,
             log_id: view.log_id,
