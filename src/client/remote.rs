@@ -322,6 +322,8 @@ forward! {
     prune: PruneRequest -> Decision,
     get_retention: GetRetentionRequest -> GetRetentionResponse,
     set_retention: SetRetentionRequest -> Decision,
+    get_policy: GetPolicyRequest -> GetPolicyResponse,
+    set_policy: SetPolicyRequest -> Decision,
     activate: ActivateRequest -> Decision,
     set_clock: SetClockRequest -> Decision,
     sync: SyncRequest -> SyncResponse,

@@ -12,7 +12,7 @@ use crate::view::{View, WaitError};
 use bytes::Bytes;
 use confold_log::{Log, LogError, Reader, Record};
 use confold_model::event::{self, Body, Event, Genesis};
-use confold_model::ids::{EventId, Incarnation, Position, Revision};
+use confold_model::ids::{EventId, Incarnation, Position, Revision, Time};
 use confold_model::objects::{NoObjects, Objects};
 use confold_store::{Head, Store, StoreError};
 use parking_lot::Mutex;
@@ -253,6 +253,11 @@ impl Handle {
             self.core.stop_as(ReplicaState::Quarantined, error.to_string());
         }
         past
+    }
+
+    /// The time by this replica's own clock. Nothing that is folded depends on it.
+    pub fn now(&self) -> Time {
+        (self.core.options.clock)()
     }
 
     /// The record at a position; `None` where the log holds none. Blocks.

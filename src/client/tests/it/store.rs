@@ -490,6 +490,8 @@ not_here! {
     prune: PruneRequest -> pb::Decision,
     get_retention: GetRetentionRequest -> pb::GetRetentionResponse,
     set_retention: SetRetentionRequest -> pb::Decision,
+    get_policy: GetPolicyRequest -> pb::GetPolicyResponse,
+    set_policy: SetPolicyRequest -> pb::Decision,
     activate: ActivateRequest -> pb::Decision,
     set_clock: SetClockRequest -> pb::Decision,
     sync: SyncRequest -> pb::SyncResponse,
