@@ -4,6 +4,7 @@ mod crash;
 mod guide;
 mod kafka;
 mod moving;
+mod secure;
 mod server;
 mod stores;
 mod support;

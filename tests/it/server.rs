@@ -15,7 +15,13 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// Starts on a free port and waits until it says where.
     pub fn start(data: &Path) -> ServerProcess {
-        ServerProcess::run(&["serve", data.to_str().unwrap(), "--listen", "127.0.0.1:0"])
+        ServerProcess::start_with(data, &[])
+    }
+
+    /// With more options.
+    pub fn start_with(data: &Path, options: &[&str]) -> ServerProcess {
+        let serve = ["serve", data.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+        ServerProcess::run(&[&serve[..], options].concat())
     }
 
     /// The same with words of the caller's.
@@ -38,7 +44,7 @@ impl ServerProcess {
             let Some(Ok(line)) = lines.next() else {
                 panic!("the server ended before it served: {said:?}, {:?}", child.wait());
             };
-            if let Some((_, address)) = line.split_once("on http://") {
+            if let Some((_, address)) = line.strip_prefix("serving ").and_then(|line| line.split_once("://")) {
                 let address = address.trim().to_owned();
                 // Whatever it says later must not fill the pipe.
                 std::thread::spawn(move || lines.for_each(drop));
