@@ -4,6 +4,7 @@
 //! the same [`Client`](confold_client::Client) that talks to a remote server. See `examples/embedded.rs`.
 
 pub mod bench;
+pub mod fetch;
 pub mod folder;
 pub mod local;
 

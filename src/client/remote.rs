@@ -292,6 +292,14 @@ macro_rules! forward {
                 let answer = self.client().export_log(self.request(request)).await.map_err(|error| self.explain(error))?;
                 Ok(self.answers(answer.into_inner()))
             }
+
+            async fn snapshot(
+                &self,
+                request: pb::SnapshotRequest,
+            ) -> Result<Stream<Result<pb::SnapshotResponse, Status>>, Status> {
+                let answer = self.client().snapshot(request).await.map_err(|error| self.explain(error))?;
+                Ok(self.answers(answer.into_inner()))
+            }
         }
     };
 }

@@ -404,4 +404,11 @@ impl Api for Service {
     ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status> {
         Ok(upkeep::export(self.enter(Call::ExportLog, &request.store)?, request).await?)
     }
+
+    async fn snapshot(
+        &self,
+        request: pb::SnapshotRequest,
+    ) -> Result<Stream<Result<pb::SnapshotResponse, Status>>, Status> {
+        Ok(upkeep::snapshot(self.enter(Call::Snapshot, &request.store)?).await?)
+    }
 }

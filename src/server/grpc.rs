@@ -188,6 +188,7 @@ service! {
         list_stream ListStream ListStreamStream(ListRequest) -> ListResponse;
         diff_stream DiffStream DiffStreamStream(DiffRequest) -> DiffResponse;
         export_log ExportLog ExportLogStream(ExportLogRequest) -> ExportLogResponse;
+        snapshot Snapshot SnapshotStream(SnapshotRequest) -> SnapshotResponse;
     }
 }
 

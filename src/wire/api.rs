@@ -58,4 +58,8 @@ pub trait Api: Send + Sync + 'static {
         &self,
         request: pb::ExportLogRequest,
     ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status>;
+    async fn snapshot(
+        &self,
+        request: pb::SnapshotRequest,
+    ) -> Result<Stream<Result<pb::SnapshotResponse, Status>>, Status>;
 }

@@ -99,7 +99,7 @@ impl Reading {
             position: view.position.0,
             time_ms: self.past.as_ref().map_or(view.time, |past| past.time).0,
             token: token(view, view.position),
-            disputed: false,
+            disputed: view.agreement.is_disputed(),
         }
     }
 }

@@ -506,7 +506,7 @@ impl<'a> Rows<'a> {
 impl Served {
     /// The records of a range of positions, fewer where the log ends. Blocks.
     pub fn records(&self, from: Position, to: Position) -> Result<Vec<Record>, Refusal> {
-        let mut reader = self.handle.log().reader(from)?;
+        let mut reader = self.handle.reader(from)?;
         let mut found: Vec<Record> = Vec::new();
         while found.last().map_or(from, |record| record.position.next()) <= to {
             let wanted = to.0 + 1 - found.last().map_or(from.0, |record| record.position.0 + 1);

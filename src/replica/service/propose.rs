@@ -282,6 +282,7 @@ impl Asked {
             repeated,
             error,
             notes,
+            disputed: view.agreement.is_disputed(),
         }
     }
 

@@ -98,6 +98,7 @@ calls! {
     GetPolicy Need::Any,
     SetPolicy Need::Has(Right::Admin),
     ExportLog Need::Has(Right::Admin),
+    Snapshot Need::Has(Right::Admin),
 }
 
 /// Who makes a call, as far as it is known without asking a store.

@@ -5,6 +5,7 @@ use super::propose::{Intention, propose};
 use super::refusal::hex;
 use super::rights::{Asked, Rights};
 use super::{Refusal, Served, blocking};
+use crate::snapshot::{self, SnapshotError};
 use crate::status::{ReplicaState, Status};
 use confold_log::{Reader, Record};
 use confold_model::code::Code;
@@ -179,6 +180,12 @@ pub(super) fn status(served: &Served, rights: &Rights) -> pb::StatusResponse {
                 state: hash(&row.checkpoint.state),
                 durable: row.checkpoint.durable.0,
                 time_ms: row.time.0,
+                agrees: view
+                    .agreement
+                    .opinions
+                    .iter()
+                    .find(|one| one.replica == row.checkpoint.replica)
+                    .and_then(|one| one.agrees),
             })
             .collect(),
         limits: Some(limits(&view.limits)),
@@ -192,7 +199,7 @@ pub(super) fn status(served: &Served, rights: &Rights) -> pb::StatusResponse {
             .map(|(name, value)| pb::Counter { name, value })
             .collect(),
         token: token(&view, view.position),
-        disputed: false,
+        disputed: view.agreement.is_disputed(),
         replica: hex::encode(replica),
         uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
     }
@@ -243,6 +250,30 @@ pub(super) async fn export(
     Ok(Box::pin(pieces))
 }
 
+/// Piece by piece, each made when the one before was taken; the fold goes on meanwhile.
+pub(super) async fn snapshot(
+    served: Asked,
+) -> Result<Stream<Result<pb::SnapshotResponse, tonic::Status>>, Refusal> {
+    let (handle, begun) = (served.handle.clone(), served);
+    let export = blocking(move || Ok(snapshot::export(&handle)?)).await?;
+    let pieces = futures::stream::try_unfold((begun, export), |(served, mut export)| async {
+        served.now()?;
+        let next = blocking(move || Ok(export.next().transpose()?.map(|piece| (piece, export)))).await?;
+        Ok::<_, tonic::Status>(next.map(|(piece, export)| (pb::SnapshotResponse { piece }, (served, export))))
+    });
+    Ok(Box::pin(pieces))
+}
+
+impl From<SnapshotError> for Refusal {
+    fn from(error: SnapshotError) -> Refusal {
+        match error {
+            SnapshotError::Log(error) => error.into(),
+            SnapshotError::Store(error) => error.into(),
+            other => Refusal::new(Code::Unavailable, other.to_string()).hint("try again after the next mark, or ask another replica"),
+        }
+    }
+}
+
 struct Export {
     served: Asked,
     reader: Box<dyn Reader>,
@@ -282,7 +313,7 @@ impl Export {
             first_position: from.0,
             previous_digest: hex(&digest_before(&served, from)?),
         };
-        let reader = log.reader(from)?;
+        let reader = served.handle.reader(from)?;
         Ok(Export {
             reader,
             origin: Some(origin),

@@ -263,4 +263,5 @@ refuse! {
     close_store(CloseStoreRequest) -> pb::StoreRow;
     status(StatusRequest) -> pb::StatusResponse;
     export_log(ExportLogRequest) -> Stream<Result<pb::ExportLogResponse, Status>>;
+    snapshot(SnapshotRequest) -> Stream<Result<pb::SnapshotResponse, Status>>;
 }

@@ -125,7 +125,8 @@ fake! {
     stream
     list_stream: ListRequest -> ListResponse,
     diff_stream: DiffRequest -> DiffResponse,
-    export_log: ExportLogRequest -> ExportLogResponse;
+    export_log: ExportLogRequest -> ExportLogResponse,
+    snapshot: SnapshotRequest -> SnapshotResponse;
 }
 
 fn note<M: prost::Message>(requests: &Mutex<Vec<String>>, call: &str, name: &str, request: &M) {

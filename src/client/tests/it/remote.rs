@@ -76,7 +76,8 @@ serve! {
     stream
     list_stream: ListStreamStream: ListRequest -> ListResponse,
     diff_stream: DiffStreamStream: DiffRequest -> DiffResponse,
-    export_log: ExportLogStream: ExportLogRequest -> ExportLogResponse;
+    export_log: ExportLogStream: ExportLogRequest -> ExportLogResponse,
+    snapshot: SnapshotStream: SnapshotRequest -> SnapshotResponse;
 }
 
 /// Serves on a free port until the runtime ends.

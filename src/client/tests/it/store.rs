@@ -500,4 +500,5 @@ not_here! {
     open_store: OpenStoreRequest -> pb::StoreRow,
     close_store: CloseStoreRequest -> pb::StoreRow,
     export_log: ExportLogRequest -> Stream<Result<pb::ExportLogResponse, Status>>,
+    snapshot: SnapshotRequest -> Stream<Result<pb::SnapshotResponse, Status>>,
 }

@@ -8,7 +8,7 @@ use super::{Check, Held, VICTIM, World, breach};
 use crate::step::{Effects, FoldError, Folder, Mark, Next};
 use crate::view::View;
 use confold_log::memory::MemoryLog;
-use confold_log::{Log, Reader, Record};
+use confold_log::{Log, Reader, Record, Tip};
 use confold_model::event::{self, Body, Checkpoint};
 use confold_model::fold::Outcome;
 use confold_model::ids::{Hash, Position, Time};
@@ -147,6 +147,7 @@ impl World {
         let from = head.as_ref().map_or(Position(0), |head| head.applied.next());
         if let Some(head) = &head {
             // The overlap read: what was folded last is still what the log holds.
+            self.log.anchor(Tip { position: head.applied, digest: head.before, time: head.time });
             let on_log = record_at(&self.log, head.applied);
             let same = on_log.as_ref().is_some_and(|record| record.digest == head.digest);
             self.checkers.require(Check::Digest, same, || {

@@ -259,6 +259,7 @@ async fn make(api: &dyn Api, call: Call) -> Result<(), Status> {
             }
         }
         Call::ExportLog => first(api.export_log(pb::ExportLogRequest::default()).await?).await,
+        Call::Snapshot => first(api.snapshot(pb::SnapshotRequest::default()).await?).await,
     }
 }
 

@@ -43,6 +43,7 @@ impl World {
 
     async fn begun_as(name: &str, begin_as: Begin, options: ServiceOptions) -> World {
         let log = MemoryLog::new([7; 16]);
+        log.forget_digests(64);
         log.set_clock(Time(1_000));
         assert!(begin(&log, name, &begin_as).unwrap());
         let store = Arc::new(MemoryStore::new());

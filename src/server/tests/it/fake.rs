@@ -295,6 +295,13 @@ impl Api for Fake {
     ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status> {
         self.stream("ExportLog")
     }
+
+    async fn snapshot(
+        &self,
+        _: pb::SnapshotRequest,
+    ) -> Result<Stream<Result<pb::SnapshotResponse, Status>>, Status> {
+        self.stream("Snapshot")
+    }
 }
 
 struct Waiting {
