@@ -154,7 +154,7 @@ free_ports() {
     { cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true; } | awk -v want="$1" -v seed="$(od -An -N4 -tu4 /dev/urandom)" '
         $4 == "0A" { n = split($2, part, ":"); taken[toupper(part[n])] = 1 }
         END {
-            srand(seed)
+            srand(seed % 2147483647)
             while (want > 0) {
                 port = 16000 + int(rand() * 16000)
                 hex = sprintf("%04X", port)

@@ -4,6 +4,7 @@
 //! the same [`Client`](confold_client::Client) that talks to a remote server. See `examples/embedded.rs`.
 
 pub mod bench;
+pub mod fetch;
 pub mod folder;
 pub mod local;
 
@@ -15,6 +16,7 @@ use confold_client::Client;
 use confold_replica::service::{self, Service, Stores};
 use confold_replica::{Begin, Handle, Options};
 use confold_wire::api::Api;
+use confold_wire::caller::Gate;
 use folder::FolderError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,6 +63,16 @@ impl Embedded {
 
     /// Every call of the service, in process.
     pub fn api(&self) -> Arc<dyn Api> {
+        self.service.clone()
+    }
+
+    /// The same with the rights of a principal, under its name. Whoever calls this vouches for the name.
+    pub fn api_as(&self, principal: &str) -> Arc<dyn Api> {
+        Arc::new(self.service.acting_as(principal))
+    }
+
+    /// The service for callers from outside, each with their own rights.
+    pub fn gate(&self) -> Arc<dyn Gate> {
         self.service.clone()
     }
 

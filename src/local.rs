@@ -18,7 +18,6 @@ use confold_replica::{Begin, Handle, Options};
 use confold_server::{BindError, Server, StoreHealth};
 use confold_store::{Store, StoreError};
 use confold_wire::api::{Api, Stream};
-use confold_wire::caller::Open;
 use confold_wire::{convert, pb};
 use std::io;
 use std::net::SocketAddr;
@@ -72,11 +71,11 @@ impl Local for OnThisMachine {
         store.close().await.map_err(failure)
     }
 
-    async fn open(&self, data: &Path, access: Access) -> Result<Arc<dyn Api>, Failure> {
+    async fn open(&self, data: &Path, access: Access, principal: Option<&str>) -> Result<Arc<dyn Api>, Failure> {
         // Reading folds what the log has and the store has not, so both open the folder in the same way.
         let _ = access;
         let store = Embedded::open(data, Options::default()).await.map_err(failure)?;
-        Ok(store.api())
+        Ok(principal.map_or_else(|| store.api(), |name| store.api_as(name)))
     }
 
     async fn doctor(&self, data: &Path, deep: bool) -> Result<Vec<Finding>, Failure> {
@@ -162,7 +161,7 @@ async fn listen(
         ..confold_server::Options::default()
     };
     let health = Arc::new(move || vec![health(&handle)]);
-    Server::bind(options, Arc::new(Open(store.api())), health)
+    Server::bind(options, store.gate(), health)
         .await
         .map_err(|error| {
             let exit = match error {

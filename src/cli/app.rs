@@ -28,6 +28,11 @@ pub struct Global {
     #[arg(long, global = true, value_name = "DIR")]
     pub data: Option<PathBuf>,
 
+    /// Act with the rights of this principal on the store of --data; CONFOLD_AS where not given. A server knows who calls
+    /// from a token or a certificate
+    #[arg(long = "as", global = true, value_name = "NAME", conflicts_with = "server")]
+    pub acting_as: Option<String>,
+
     /// Which store, where a server has several; CONFOLD_STORE where not given
     #[arg(long, global = true, value_name = "NAME")]
     pub store: Option<String>,
@@ -160,8 +165,12 @@ impl App {
             Some(folder) => {
                 self.context
                     .local
-                    .open(&self.context.folder.join(folder), access)
+                    .open(&self.context.folder.join(folder), access, self.acting_as().as_deref())
                     .await?
+            }
+            None if self.global.acting_as.is_some() => {
+                let failure = Failure::invalid("--as is for a store in a folder, with --data");
+                return Err(failure.hint("show the server a token or a certificate: it knows who you are from that"));
             }
             None => {
                 let server = self.server();
@@ -192,6 +201,10 @@ impl App {
                 .map(PathBuf::from)
         };
         named.or_else(variable)
+    }
+
+    fn acting_as(&self) -> Option<String> {
+        self.global.acting_as.clone().or_else(|| self.variable("CONFOLD_AS"))
     }
 
     pub fn timeout(&self) -> Duration {
@@ -384,6 +397,8 @@ impl ConditionArgs {
 /// What a state is called in an answer: `revision 12 (root 3f9c12ab34cd)`.
 pub fn state_text(at: Option<&pb::ReadAt>) -> String {
     match at {
+        // Whoever may not read everything sees no root.
+        Some(at) if at.root.is_empty() => format!("revision {}", at.revision),
         Some(at) => format!("revision {} (root {})", at.revision, crate::error::short(&at.root)),
         None => "an unknown revision".to_owned(),
     }

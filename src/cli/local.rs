@@ -23,8 +23,9 @@ pub trait Local: Send + Sync {
         ready: &mut (dyn for<'s> FnMut(&'s Serving) + Send),
     ) -> Result<(), Failure>;
 
-    /// Opens the store of a folder that no server has open. The store closes when the last handle is dropped.
-    async fn open(&self, data: &Path, access: Access) -> Result<Arc<dyn Api>, Failure>;
+    /// Opens the store of a folder that no server has open. The store closes when the last handle is dropped. With a
+    /// principal, what is done has its rights; without one everything may be read, as the files may.
+    async fn open(&self, data: &Path, access: Access, principal: Option<&str>) -> Result<Arc<dyn Api>, Failure>;
 
     /// Looks for what is wrong with a folder. Problems found are findings, not failures.
     async fn doctor(&self, data: &Path, deep: bool) -> Result<Vec<Finding>, Failure>;

@@ -292,6 +292,14 @@ macro_rules! forward {
                 let answer = self.client().export_log(self.request(request)).await.map_err(|error| self.explain(error))?;
                 Ok(self.answers(answer.into_inner()))
             }
+
+            async fn snapshot(
+                &self,
+                request: pb::SnapshotRequest,
+            ) -> Result<Stream<Result<pb::SnapshotResponse, Status>>, Status> {
+                let answer = self.client().snapshot(request).await.map_err(|error| self.explain(error))?;
+                Ok(self.answers(answer.into_inner()))
+            }
         }
     };
 }
@@ -313,6 +321,8 @@ forward! {
     prune: PruneRequest -> Decision,
     get_retention: GetRetentionRequest -> GetRetentionResponse,
     set_retention: SetRetentionRequest -> Decision,
+    get_policy: GetPolicyRequest -> GetPolicyResponse,
+    set_policy: SetPolicyRequest -> Decision,
     activate: ActivateRequest -> Decision,
     set_clock: SetClockRequest -> Decision,
     sync: SyncRequest -> SyncResponse,

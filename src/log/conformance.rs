@@ -12,7 +12,7 @@ use bytes::Bytes;
 use confold_model::ids::{Hash, Position, Time};
 
 use crate::digest::log_digest;
-use crate::{Fence, Log, LogError, Range, Reader, Record};
+use crate::{Fence, Log, LogError, Range, Reader, Record, Tip};
 
 /// What the suite needs from whoever runs it.
 pub trait Harness: Sync {
@@ -29,7 +29,7 @@ pub trait Harness: Sync {
 pub type Case = fn(&dyn Harness);
 
 /// All cases, by name.
-pub const CASES: [(&str, Case); 15] = [
+pub const CASES: [(&str, Case); 16] = [
     ("a_new_log_is_empty", a_new_log_is_empty),
     (
         "records_are_read_back_as_they_were_appended",
@@ -67,6 +67,10 @@ pub const CASES: [(&str, Case); 15] = [
     (
         "a_log_opened_again_holds_the_same_and_goes_on",
         a_log_opened_again_holds_the_same_and_goes_on,
+    ),
+    (
+        "a_log_told_its_digests_is_read_as_before",
+        a_log_told_its_digests_is_read_as_before,
     ),
     ("two_logs_have_two_ids", two_logs_have_two_ids),
 ];
@@ -346,6 +350,30 @@ fn a_log_opened_again_holds_the_same_and_goes_on(harness: &dyn Harness) {
     let after = read_some(harness, &mut *reader, 5);
     check_chain(before[29].digest, Position(30), &after);
     assert!(after[0].time >= before[29].time, "time went back");
+    log.close();
+}
+
+fn a_log_told_its_digests_is_read_as_before(harness: &dyn Harness) {
+    let log = harness.fresh();
+    append_all(harness, &*log, numbered(0, 12));
+    let all = read_from(harness, &*log, Position(0), 12);
+    wait_for_end(harness, &*log, Position(12));
+    for at in [7, 3, 12] {
+        log.anchor(Tip {
+            position: Position(at),
+            digest: all[at as usize - 1].digest,
+            time: all[at as usize - 1].time,
+        });
+    }
+    for from in [3, 5, 7, 11] {
+        assert_eq!(
+            read_from(harness, &*log, Position(from), 12 - from as usize),
+            all[from as usize..]
+        );
+    }
+    let mut at_end = log.reader(Position(12)).unwrap();
+    append_all(harness, &*log, numbered(12, 2));
+    check_chain(all[11].digest, Position(12), &read_some(harness, &mut *at_end, 2));
     log.close();
 }
 

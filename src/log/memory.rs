@@ -8,7 +8,7 @@
 //!                                              by hand: in any order, twice, or never               until stalled
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use confold_model::ids::{Hash, Position, Time};
 use parking_lot::{Condvar, Mutex};
 
 use crate::digest::log_digest;
-use crate::{Fence, Log, LogError, Range, Reader, Record};
+use crate::{Fence, Log, LogError, Range, Reader, Record, Tip};
 
 /// What becomes of one append.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +59,16 @@ struct State {
     stalled_from: Option<Position>,
     fence_by_append: bool,
     record_limit: usize,
+    /// Digests that callers told, where readers compute theirs from them.
+    told: Option<Told>,
     closed: bool,
+}
+
+/// What a log that stores no digests knows of them.
+struct Told {
+    /// d(position - 1) by position.
+    anchors: BTreeMap<Position, Hash>,
+    reach: u64,
 }
 
 /// A copy of these bytes comes when the log has reached `due`.
@@ -85,6 +94,7 @@ impl MemoryLog {
             stalled_from: None,
             fence_by_append: false,
             record_limit: 16 << 20,
+            told: None,
             closed: false,
         };
         MemoryLog {
@@ -117,6 +127,13 @@ impl MemoryLog {
     /// Answer a fence with `AppendAndWait`, as a log on a broker does.
     pub fn fence_by_append(&self, by_append: bool) {
         self.shared.state.lock().fence_by_append = by_append;
+    }
+
+    /// From now on readers compute digests from the nearest that was told below, as on a log that stores none: one that
+    /// would have to start more than `reach` positions further down is refused. Digests told before are forgotten.
+    pub fn forget_digests(&self, reach: u64) {
+        let anchors = BTreeMap::from([(Position(0), Hash::ZERO)]);
+        self.shared.state.lock().told = Some(Told { anchors, reach });
     }
 
     /// From now on appended records wait in flight until they are delivered; with `false` all those waiting are.
@@ -207,6 +224,9 @@ impl MemoryLog {
             state.records.clear();
             state.in_flight.clear();
             state.repeats.clear();
+            if let Some(told) = &mut state.told {
+                told.anchors.retain(|at, _| *at == Position(0));
+            }
         });
     }
 
@@ -273,11 +293,19 @@ impl Log for MemoryLog {
     }
 
     fn reader(&self, from: Position) -> Result<Box<dyn Reader>, LogError> {
-        self.shared.state.lock().check(from)?;
+        let state = self.shared.state.lock();
+        state.check(from)?;
         Ok(Box::new(MemoryReader {
             shared: self.shared.clone(),
             next: from,
+            computed: state.computed_before(from)?,
         }))
+    }
+
+    fn anchor(&self, tip: Tip) {
+        if let Some(told) = &mut self.shared.state.lock().told {
+            told.anchors.insert(tip.position, tip.digest);
+        }
     }
 
     fn fence(&self) -> Result<Fence, LogError> {
@@ -326,6 +354,24 @@ impl State {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// d(from - 1) from what was told below; `None` where digests are stored.
+    fn computed_before(&self, from: Position) -> Result<Option<Hash>, LogError> {
+        let Some(told) = &self.told else { return Ok(None) };
+        let nearest = told.anchors.range(self.start..=from).next_back();
+        let Some((at, digest)) = nearest.filter(|(at, _)| from.0 - at.0 <= told.reach) else {
+            let cause = format!("nobody told a digest within {} positions below {from}", told.reach);
+            return Err(LogError::Failed {
+                what: "a log without digests cannot be read there".to_owned(),
+                cause: Arc::new(std::io::Error::other(cause)),
+            });
+        };
+        let (first, end) = ((at.0 - self.start.0) as usize, (from.0 - self.start.0) as usize);
+        let between = self.records.range(first..end);
+        Ok(Some(between.fold(*digest, |before, record| {
+            log_digest(before, record.position, record.time, &record.bytes)
+        })))
     }
 
     fn take(&mut self, record: Bytes) {
@@ -380,6 +426,8 @@ impl State {
 struct MemoryReader {
     shared: Arc<Shared>,
     next: Position,
+    /// d(next - 1), where the log stores no digests.
+    computed: Option<Hash>,
 }
 
 impl Reader for MemoryReader {
@@ -394,7 +442,14 @@ impl Reader for MemoryReader {
             if self.next < visible {
                 let from = (self.next.0 - state.start.0) as usize;
                 let count = (visible.0 - self.next.0) as usize;
-                let records = crate::budget(state.records.range(from..from + count).cloned(), max_records, max_bytes);
+                let stored = state.records.range(from..from + count).cloned();
+                let mut records = crate::budget(stored, max_records, max_bytes);
+                if let Some(computed) = &mut self.computed {
+                    for record in &mut records {
+                        *computed = log_digest(*computed, record.position, record.time, &record.bytes);
+                        record.digest = *computed;
+                    }
+                }
                 self.next = Position(self.next.0 + records.len() as u64);
                 return Ok(records);
             }
@@ -525,6 +580,26 @@ mod tests {
         assert_eq!(new[0], old[0]);
         assert_eq!(new[2].bytes, old[2].bytes);
         assert_ne!(new[2].digest, old[2].digest);
+    }
+
+    #[test]
+    fn a_log_without_digests_computes_them_from_what_it_was_told_near_by() {
+        let log = log_of(&["a", "b", "c", "d", "e"]);
+        let stored = log.records();
+        log.forget_digests(1);
+        let from = |position| log.reader(Position(position)).map(|mut reader| reader.read(9, 99, Duration::ZERO).unwrap());
+        assert_eq!(from(1).unwrap(), stored[1..]);
+        assert!(matches!(from(3), Err(LogError::Failed { .. })));
+        let tip = |position: usize, digest| Tip {
+            position: Position(position as u64),
+            digest,
+            time: Time(0),
+        };
+        log.anchor(tip(3, stored[2].digest));
+        assert_eq!(from(3).unwrap(), stored[3..]);
+        assert_eq!(from(4).unwrap(), stored[4..]);
+        log.anchor(tip(4, Hash::of(b"a lie")));
+        assert_ne!(from(4).unwrap()[0].digest, stored[4].digest, "a wrong one shows");
     }
 
     #[test]

@@ -266,7 +266,8 @@ impl Policy {
 }
 
 impl Rule {
-    fn is_for(&self, principal: &str) -> bool {
+    /// Whether the rule speaks of a principal, by name or as one of everybody.
+    pub fn is_for(&self, principal: &str) -> bool {
         !principal.is_empty() && (self.principal == principal || self.principal == EVERYBODY)
     }
 
@@ -468,7 +469,7 @@ pub struct Rulebook {
 }
 
 /// Where rules may stand: a path that is a prefix of some rule's path.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Node {
     /// What the rules of exactly this path say.
     here: Says,
@@ -477,7 +478,7 @@ struct Node {
     fields: BTreeMap<u32, Field>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Field {
     /// The step without a key: a single child, or a container with all its elements.
     alone: Node,
@@ -486,7 +487,7 @@ struct Field {
     in_elements: Says,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Says {
     rights: Rights,
     strict: bool,
@@ -561,7 +562,7 @@ impl Node {
 }
 
 /// What one principal may do, under one policy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Grants<'a> {
     principal: &'a str,
     open: bool,
@@ -701,7 +702,8 @@ impl<'a> Grants<'a> {
 }
 
 impl Right {
-    fn verb(self) -> &'static str {
+    /// What its holder may do, as a verb.
+    pub fn verb(self) -> &'static str {
         match self {
             Right::Read => "read",
             Right::Write => "write",

@@ -50,6 +50,8 @@ pub struct StateEdit {
     pub table: u16,
     pub key: Vec<u8>,
     pub value: Option<Vec<u8>>,
+    /// What stood there; not told of the scalars and the window.
+    pub before: Option<Vec<u8>>,
 }
 
 /// Rows by key, with the Merkle map of their hashes kept beside them.
@@ -65,14 +67,15 @@ impl Table {
         Table { number, rows: BTreeMap::new(), map: Map::empty() }
     }
 
-    fn put(&mut self, key: &[u8], row: Vec<u8>) {
+    /// Gives what stood there.
+    fn put(&mut self, key: &[u8], row: Vec<u8>) -> Option<Vec<u8>> {
         self.map.insert(key, digest::state_row(&row));
-        self.rows.insert(key.to_vec(), row);
+        self.rows.insert(key.to_vec(), row)
     }
 
-    fn remove(&mut self, key: &[u8]) -> bool {
+    fn remove(&mut self, key: &[u8]) -> Option<Vec<u8>> {
         self.map.remove(key);
-        self.rows.remove(key).is_some()
+        self.rows.remove(key)
     }
 }
 
@@ -419,20 +422,20 @@ impl State {
             scalars.extend((bytes.len() as u32).to_be_bytes());
             scalars.extend(bytes);
         }
-        edits.push(StateEdit { table: SCALARS, key: Vec::new(), value: Some(scalars) });
+        edits.push(StateEdit { table: SCALARS, key: Vec::new(), value: Some(scalars), before: None });
         let now = self.position.unwrap_or_default();
         let packed = self.window.pack_from(self.window_unsaved);
         if !packed.is_empty() {
             let key = self.window_unsaved;
             self.window_rows.push_back((key, now));
-            edits.push(StateEdit { table: member::WINDOW, key: key.0.to_be_bytes().into(), value: Some(packed) });
+            edits.push(window_row(key, Some(packed)));
         }
         self.window_unsaved = now.next();
         while let Some((key, last)) = self.window_rows.front().copied()
             && now.0.checked_sub(self.window.width()).is_some_and(|edge| last.0 <= edge)
         {
             self.window_rows.pop_front();
-            edits.push(StateEdit { table: member::WINDOW, key: key.0.to_be_bytes().into(), value: None });
+            edits.push(window_row(key, None));
         }
         edits
     }
@@ -553,13 +556,13 @@ impl State {
     }
 
     fn put_row(&mut self, table: u16, key: &[u8], row: Vec<u8>) {
-        self.edits.push(StateEdit { table, key: key.to_vec(), value: Some(row.clone()) });
-        self.table_mut(table).expect("a table of this list").put(key, row);
+        let before = self.table_mut(table).expect("a table of this list").put(key, row.clone());
+        self.edits.push(StateEdit { table, key: key.to_vec(), value: Some(row), before });
     }
 
     fn remove_row(&mut self, table: u16, key: &[u8]) {
-        if self.table_mut(table).expect("a table of this list").remove(key) {
-            self.edits.push(StateEdit { table, key: key.to_vec(), value: None });
+        if let Some(before) = self.table_mut(table).expect("a table of this list").remove(key) {
+            self.edits.push(StateEdit { table, key: key.to_vec(), value: None, before: Some(before) });
         }
     }
 
@@ -653,6 +656,10 @@ impl State {
     pub(crate) fn remove_checkpoint(&mut self, replica: &[u8; 16]) {
         self.remove_row(member::CHECKPOINTS, replica);
     }
+}
+
+fn window_row(key: Position, value: Option<Vec<u8>>) -> StateEdit {
+    StateEdit { table: member::WINDOW, key: key.0.to_be_bytes().into(), value, before: None }
 }
 
 fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {

@@ -1,12 +1,13 @@
 //! What the threads and handles of one open store share.
 
+use crate::agree::Disputes;
 use crate::barrier::{Barriers, Turn};
 use crate::house::House;
 use crate::options::Options;
 use crate::past::{PastCache, Pins};
 use crate::propose::Desk;
-use crate::status::{Counts, Metrics, ReplicaState, Stand, Status};
-use crate::step::{Disagreement, Effects, Folded, Folder};
+use crate::status::{Counts, Metrics, ReplicaState, Stand, Standing, Status};
+use crate::step::{Effects, Folded, Folder};
 use crate::view::{View, Views, WaitError};
 use confold_log::{Fence, Log};
 use confold_model::event::{self, Body, Event};
@@ -32,6 +33,7 @@ pub(crate) struct Core {
     pub desk: Desk,
     pub barriers: Barriers,
     pub house: House,
+    pub disputes: Disputes,
     pub metrics: Metrics,
     pub pins: Arc<Pins>,
     pub past: PastCache,
@@ -57,6 +59,7 @@ impl Core {
             desk: Desk::new(options.in_flight, options.in_flight_bytes),
             barriers: Barriers::new(),
             house: House::new(),
+            disputes: Disputes::new(),
             metrics,
             pins: Arc::default(),
             past: PastCache::new(options.past_trees, options.past_cache_bytes),
@@ -130,22 +133,6 @@ impl Core {
         tally.bytes.fetch_add(effects.bytes, Relaxed);
     }
 
-    fn alarm(&self, disagreement: &Disagreement) {
-        self.metrics.tally.disagreements.fetch_add(1, Relaxed);
-        self.metrics.count("confold_disagreements_total", 1);
-        let Disagreement { ours, theirs, replica, build } = disagreement;
-        tracing::error!(
-            position = ours.position.0,
-            replica = hex::encode(replica),
-            build,
-            our_state = %ours.state,
-            their_state = %theirs.state,
-            our_chain = %ours.chain,
-            their_chain = %theirs.chain,
-            "another replica disagrees about this mark"
-        );
-    }
-
     pub fn serve_when_caught_up(&self, view: &View) {
         if self.stand.state() == ReplicaState::CatchingUp && view.position.next() >= self.target {
             self.announce();
@@ -162,7 +149,22 @@ impl Core {
 
     /// Folds nothing more. Views stay readable, everybody who waits is told.
     pub fn stop_as(&self, state: ReplicaState, reason: impl Into<String>) {
-        self.stand.set(state, reason);
+        self.stop_with(Standing { state, reason: reason.into(), by_operator: false });
+    }
+
+    /// As `stop_as`, and the next start must not lead out of it by itself.
+    pub fn stop_for_operator(&self, state: ReplicaState, reason: String) {
+        self.stop_with(Standing { state, reason, by_operator: true });
+    }
+
+    fn stop_with(&self, standing: Standing) {
+        if self.stand.move_to(standing.clone())
+            && standing.state != ReplicaState::Stopped
+            && let Some(told) = &self.options.on_stop
+        {
+            told(&standing);
+        }
+        self.metrics.show_state(standing.state);
         self.desk.dismiss();
     }
 
@@ -175,6 +177,7 @@ impl Core {
         *self.stopped.lock() = true;
         self.stopping.notify_all();
         self.house.wake();
+        self.disputes.wake();
     }
 
     pub fn is_stopped(&self) -> bool {

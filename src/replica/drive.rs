@@ -8,7 +8,9 @@
 //! counts; a big one is handed over, so that the next is folded meanwhile. The order of commits and effects is that of the log
 //! either way: the fold thread commits itself only when nothing it handed over is still under way.
 
+use crate::agree::dispute_loop;
 use crate::core::Core;
+use crate::fence;
 use crate::options::Housekeeping;
 use crate::status::ReplicaState;
 use crate::step::{FoldError, Folded, Folder, Next};
@@ -37,6 +39,7 @@ pub(crate) fn start(core: &Arc<Core>, reader: Box<dyn Reader>) -> std::io::Resul
     if core.options.housekeeping == Housekeeping::Background {
         threads.push(spawn("confold-house", core, house_loop)?);
         threads.push(spawn("confold-sweep", core, sweep_loop)?);
+        threads.push(spawn("confold-agree", core, dispute_loop)?);
     }
     Ok(threads)
 }
@@ -160,11 +163,12 @@ fn fold_loop(core: &Arc<Core>, mut reader: Box<dyn Reader>, writer: &Writer) {
 
 /// A new reader that goes on where the fold stands.
 fn renewed(core: &Core) -> Result<Box<dyn Reader>, LogError> {
-    let next = core.folder.lock().as_ref().map(|folder| folder.state().next_position());
-    let next = next.ok_or(LogError::Closed)?;
-    tracing::warn!(position = next.0, end = core.log.range().end.0, "the log gave nothing: reading anew");
+    let tip = core.folder.lock().as_ref().map(|folder| folder.tip());
+    let tip = tip.ok_or(LogError::Closed)?;
+    tracing::warn!(position = tip.position.0, end = core.log.range().end.0, "the log gave nothing: reading anew");
     core.metrics.tally.new_readers.fetch_add(1, Relaxed);
-    core.log.reader(next)
+    core.log.anchor(tip);
+    core.log.reader(tip.position)
 }
 
 /// Folds and settles some records. `false`: the replica has stopped.
@@ -272,7 +276,12 @@ fn read_failed(core: &Arc<Core>, error: LogError) -> bool {
     let at = core.views.latest().position;
     match error {
         _ if core.is_stopped() || core.is_closing() => return false,
-        LogError::BeyondEnd { .. } | LogError::Fenced { .. } => {
+        LogError::BeyondEnd { end, .. } => {
+            let digest = core.views.latest().digest;
+            let what = format!("it ends before position {end}, this replica has folded up to {at} with digest {digest}");
+            core.stop_as(ReplicaState::Fenced, fence::truncated(&what));
+        }
+        LogError::Fenced { .. } => {
             core.stop_as(ReplicaState::Fenced, format!("{error}; this replica has folded up to {at}"));
         }
         LogError::BelowStart { .. } => core.stop_as(ReplicaState::SnapshotNeeded, error.to_string()),

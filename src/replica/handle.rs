@@ -2,6 +2,7 @@
 
 use crate::core::Core;
 use crate::drive;
+use crate::fence::{self, Folded};
 use crate::options::{Begin, Options};
 use crate::past::{PastError, PastView};
 use crate::propose::{Fate, Proposal, ProposeError, Settled, Submission};
@@ -10,9 +11,9 @@ use crate::step::{FoldError, Folder};
 use crate::sweep::SweepOutcome;
 use crate::view::{View, WaitError};
 use bytes::Bytes;
-use confold_log::{Log, LogError, Reader, Record};
+use confold_log::{Log, LogError, Reader, Record, Tip};
 use confold_model::event::{self, Body, Event, Genesis};
-use confold_model::ids::{EventId, Incarnation, Position, Revision};
+use confold_model::ids::{EventId, Incarnation, Position, Revision, Time};
 use confold_model::objects::{NoObjects, Objects};
 use confold_store::{Head, Store, StoreError};
 use parking_lot::Mutex;
@@ -25,7 +26,7 @@ use tokio::sync::watch;
 /// what is under way: [`Handle::shutdown`] does it in order.
 #[derive(Clone)]
 pub struct Handle {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     threads: Arc<Threads>,
 }
 
@@ -151,21 +152,17 @@ impl Replica {
         if store.head().is_none() {
             fold_genesis(&*log, &*store, &mut folder)?;
         }
-        let next = folder.state().next_position();
         let core = Arc::new(Core::new(log.clone(), store.clone(), folder, options));
         let threads = Arc::new(Threads { core: core.clone(), running: Mutex::default() });
         let handle = Handle { core, threads };
-        let reader = match store.head().map_or(Ok(None), |head| overlap(&*log, &head)).and_then(|wrong| match wrong {
-            Some(wrong) => Ok(Err(wrong)),
-            None => log.reader(next).map(Ok),
-        }) {
-            Ok(Ok(reader)) => reader,
-            Ok(Err(Standing { state, reason })) => {
+        let head = store.head().ok_or_else(|| StoreError::damaged("its head is missing"))?;
+        let reader = match overlap(&*log, &head, &handle.view())? {
+            Ok(reader) => reader,
+            Err(Standing { state, reason, .. }) => {
                 handle.core.drop_folder();
                 handle.core.stop_as(state, reason);
                 return Ok(handle);
             }
-            Err(error) => return Err(error.into()),
         };
         let level = handle.view().level;
         if level > event::LEVEL {
@@ -174,6 +171,9 @@ impl Replica {
             handle.core.stop_as(ReplicaState::Halted, reason);
             return Ok(handle);
         }
+        // What was not settled before the last stop is looked into again.
+        let open = handle.core.folder.lock().as_ref().map(Folder::disagreements);
+        open.into_iter().flatten().for_each(|disagreement| handle.core.alarm(&disagreement));
         handle.core.stand.set(ReplicaState::CatchingUp, "");
         handle.core.serve_when_caught_up(&handle.core.views.latest());
         *handle.threads.running.lock() = drive::start(&handle.core, reader)?;
@@ -240,7 +240,12 @@ impl Handle {
         &*self.core.store
     }
 
-    /// For reads: its range, its records, its identity.
+    /// A reader of the log from a position on, with the right digests also where the log stores none.
+    pub fn reader(&self, from: Position) -> Result<Box<dyn Reader>, LogError> {
+        self.core.reader(from)
+    }
+
+    /// For reads: its range and its identity. Records come from [`Handle::reader`].
     pub fn log(&self) -> &dyn Log {
         &*self.core.log
     }
@@ -253,6 +258,11 @@ impl Handle {
             self.core.stop_as(ReplicaState::Quarantined, error.to_string());
         }
         past
+    }
+
+    /// The time by this replica's own clock. Nothing that is folded depends on it.
+    pub fn now(&self) -> Time {
+        (self.core.options.clock)()
     }
 
     /// The record at a position; `None` where the log holds none. Blocks.
@@ -328,13 +338,20 @@ impl Handle {
     }
 }
 
+/// How long the first record of a log that has one may take to come.
+const GENESIS_WAIT: Duration = Duration::from_secs(30);
+
 /// Into an empty store: everything else of the replica may then rely on a name, limits and an incarnation.
 fn fold_genesis(log: &dyn Log, store: &dyn Store, folder: &mut Folder) -> Result<(), OpenError> {
     let range = log.range();
     if range.start > Position(0) {
         return Err(OpenError::SnapshotNeeded { start: range.start });
     }
-    let first = log.reader(Position(0))?.read(1, 1, Duration::ZERO)?;
+    if range.end == Position(0) {
+        return Err(OpenError::Empty);
+    }
+    // Whoever keeps the log may be on another machine.
+    let first = log.reader(Position(0))?.read(1, 1, GENESIS_WAIT)?;
     let record = first.first().ok_or(OpenError::Empty)?;
     folder.fold(record, &NoObjects).map_err(|error| match error {
         FoldError::Fenced(what) => OpenError::NoStore(what),
@@ -349,33 +366,55 @@ fn fold_genesis(log: &dyn Log, store: &dyn Store, folder: &mut Folder) -> Result
     Ok(())
 }
 
-/// Whether the log still holds what was folded: the same log by identity, and the same record at the last position.
-fn overlap(log: &dyn Log, head: &Head) -> Result<Option<Standing>, LogError> {
-    let fenced = |reason: String| Ok(Some(Standing { state: ReplicaState::Fenced, reason }));
+/// Whether the log still holds what was folded: the same log by identity, and the same record at the last position. Gives the
+/// reader of what comes next, or how the replica stands instead.
+fn overlap(log: &dyn Log, head: &Head, view: &View) -> Result<Result<Box<dyn Reader>, Standing>, LogError> {
+    let fenced = |reason: String| Ok(Err(standing(ReplicaState::Fenced, reason)));
     if log.transport_id() != head.transport_id {
-        return fenced(wrong_transport(head.transport_id, log.transport_id()));
+        let ours = Folded {
+            store_name: &view.store_name,
+            log_id: view.log_id,
+            transport_id: head.transport_id,
+            applied: head.applied,
+            digest: head.digest,
+        };
+        return fenced(fence::other_log(log, &ours));
     }
     let (range, applied) = (log.range(), head.applied);
     if applied >= range.end {
-        return fenced(format!("this replica has folded up to {applied}, and the log ends before {}: it has lost records", range.end));
+        return fenced(fence::truncated(&format!(
+            "this replica has folded up to {applied} with digest {}, the log ends before {}: it has lost records",
+            head.digest, range.end
+        )));
     }
     if applied.next() < range.start {
         let reason = format!("the log starts at {}, this replica has folded up to {applied}", range.start);
-        return Ok(Some(Standing { state: ReplicaState::SnapshotNeeded, reason }));
+        return Ok(Err(standing(ReplicaState::SnapshotNeeded, reason)));
     }
     if applied < range.start {
         tracing::warn!(start = range.start.0, applied = applied.0, "the log was trimmed up to this replica's position: it cannot be compared");
-        return Ok(None);
+        log.anchor(Tip { position: applied.next(), digest: head.digest, time: head.time });
+        return log.reader(applied.next()).map(Ok);
     }
+    // A log that stores no digests computes the one at `applied` from what this store knows of the position before: the
+    // same digest then means the same record.
+    log.anchor(Tip { position: applied, digest: head.before, time: head.time });
     let mut reader: Box<dyn Reader> = log.reader(applied)?;
     match reader.read(1, 1, Duration::from_secs(5))?.first() {
-        Some(record) if record.digest == head.digest => Ok(None),
-        Some(record) => fenced(format!(
-            "position {applied} has digest {} on the log, {} in this store: it is another log, or another past of this one",
+        Some(record) if record.digest == head.digest => Ok(Ok(reader)),
+        Some(record) => fenced(fence::truncated(&format!(
+            "position {applied} has digest {} on the log, {} in this store: the log lost its end and grew another",
             record.digest, head.digest
-        )),
-        None => fenced(format!("position {applied} cannot be read from the log any more")),
+        ))),
+        None => fenced(fence::truncated(&format!(
+            "position {applied} cannot be read from the log any more; this store has digest {} there",
+            head.digest
+        ))),
     }
+}
+
+fn standing(state: ReplicaState, reason: String) -> Standing {
+    Standing { state, reason, by_operator: false }
 }
 
 fn wrong_transport(ours: [u8; 16], found: [u8; 16]) -> String {

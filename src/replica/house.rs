@@ -3,6 +3,7 @@
 //! All of it is idempotent and none of it is waited for: what is lost is proposed again, what comes twice is unchanged.
 
 use crate::core::Core;
+use crate::options::Housekeeping;
 use crate::propose::Proposal;
 use crate::status::ReplicaState;
 use crate::step::{Effects, Mark};
@@ -131,6 +132,9 @@ impl Core {
     pub fn keep_house(self: &Arc<Core>) {
         self.watch_log();
         self.show_metrics();
+        if self.options.housekeeping == Housekeeping::ByHand {
+            self.settle_disputes();
+        }
         if self.stand.state() != ReplicaState::Serving || self.is_closing() {
             return;
         }
@@ -256,6 +260,11 @@ impl Core {
         self.metrics.lag.set(self.lag(&view) as f64);
         self.metrics.in_flight.set(self.desk.in_flight() as f64);
         self.metrics.open_views.set(self.open_views() as f64);
+        self.metrics.disputed.set(f64::from(u8::from(view.agreement.is_disputed())));
+        let since = view.agreement.agreed.unwrap_or_default();
+        let alone = view.agreement.opinions.is_empty();
+        self.metrics.checkpoint_lag.set(if alone { 0.0 } else { view.position.0.saturating_sub(since.0) as f64 });
+        self.metrics.show_state(self.stand.state());
     }
 
     pub fn open_views(&self) -> usize {

@@ -14,27 +14,42 @@
 //! [`step`] decides what a record leads to, without threads, clocks or I/O; [`drive`](mod@drive) is the loop around it.
 //! [`service`] answers every call of the API with them.
 
+mod agree;
 mod barrier;
 mod core;
 mod drive;
+mod fence;
 mod handle;
 mod house;
+mod kept;
 mod options;
 mod past;
 mod propose;
 pub mod service;
 #[cfg(test)]
 mod sim;
+pub mod snapshot;
 mod status;
 pub mod step;
 mod sweep;
 pub mod touch;
 mod view;
+mod voices;
+
+// Tests that reach inside share what the tests from outside build their worlds with.
+#[cfg(test)]
+extern crate self as confold_replica;
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "tests/it/world.rs"]
+mod world;
 
 pub use handle::{BeginError, Handle, OpenError, Replica, begin};
-pub use options::{Begin, Clock, Housekeeping, Options, Thinning};
+pub use kept::KeptMark;
+pub use options::{Begin, Clock, Housekeeping, OnDispute, Options, Thinning};
 pub use past::{PastError, PastView};
 pub use propose::{Fate, Proposal, ProposeError, Settled, Submission};
 pub use status::{Counts, ReplicaState, Standing, Status};
 pub use sweep::SweepOutcome;
 pub use view::{View, WaitError};
+pub use voices::{Agreement, Opinion};

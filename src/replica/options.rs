@@ -1,5 +1,6 @@
 //! How to run a replica; everything has a default.
 
+use crate::status::Standing;
 use confold_model::event::{Limits, RetentionPolicy, WINDOW};
 use confold_model::ids::Time;
 use std::fmt;
@@ -47,8 +48,24 @@ pub struct Options {
     /// Objects per step of a sweep, and the percentage of time it may work.
     pub sweep_step: usize,
     pub sweep_percent: u32,
+    /// What to do when another replica disagrees and this one reproduces its own value.
+    pub on_dispute: OnDispute,
+    /// Called once when the replica stops for good by itself; a data folder remembers it so.
+    pub on_stop: Option<OnStop>,
     /// Close the log at shutdown. Not where several replicas of one process share it.
     pub close_log: bool,
+}
+
+/// Told of a final state.
+pub type OnStop = Arc<dyn Fn(&Standing) + Send + Sync>;
+
+/// Whether to go on while replicas disagree and it is not known which is right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnDispute {
+    /// Serve on, and say with every answer that it is disputed.
+    #[default]
+    Serve,
+    Stop,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +114,8 @@ impl Default for Options {
             thinning: Thinning::default(),
             sweep_step: 256,
             sweep_percent: 25,
+            on_dispute: OnDispute::Serve,
+            on_stop: None,
             close_log: true,
         }
     }

@@ -6,7 +6,7 @@
 
 use crate::core::Core;
 use crate::view::View;
-use confold_log::{LogError, Record};
+use confold_log::{LogError, Reader, Record, Tip};
 use confold_model::code::Code;
 use confold_model::event::{Body, Event};
 use confold_model::ids::{Hash, Position, Revision, Time};
@@ -15,7 +15,7 @@ use confold_model::node::EMPTY_NODE;
 use confold_model::objects::ObjectsError;
 use confold_model::schema::Schema;
 use confold_model::tree::Tree;
-use confold_store::{Order, PersistedTree, RevisionRow, StoreError};
+use confold_store::{Order, PersistedTree, RevisionRow, Store, StoreError};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -111,7 +111,7 @@ impl Drop for Pin {
 
 impl Pins {
     /// Chooses a persisted tree and pins it, as one step: a sweep either sees the pin or has already said what it keeps.
-    fn choose(
+    pub fn choose(
         self: &Arc<Pins>,
         choose: impl FnOnce(Option<&Kept>) -> Result<Option<PersistedTree>, StoreError>,
     ) -> Result<Option<(PersistedTree, Pin)>, StoreError> {
@@ -372,13 +372,22 @@ impl Core {
         row.map_err(|error| PastError::Unavailable { revision, what: error.to_string() })?.ok_or_else(missing)
     }
 
+    /// A reader from a position on. A log that stores no digests is told the nearest one below that this store knows.
+    pub fn reader(&self, from: Position) -> Result<Box<dyn Reader>, LogError> {
+        // Without one the log computes on from further below.
+        if let Ok(Some(tip)) = nearest_tip(&*self.store, from) {
+            self.log.anchor(tip);
+        }
+        self.log.reader(from)
+    }
+
     /// The record at a position; `None` where the log has none there (any more, or yet).
     pub fn record_at(&self, position: Position) -> Result<Option<Record>, LogError> {
         let range = self.log.range();
         if position < range.start || position >= range.end {
             return Ok(None);
         }
-        let mut reader = self.log.reader(position)?;
+        let mut reader = self.reader(position)?;
         Ok(reader.read(1, 1, Duration::ZERO)?.into_iter().next())
     }
 }
@@ -408,15 +417,29 @@ fn check_kept(view: &View, revision: Revision) -> Result<(), PastError> {
     Ok(())
 }
 
+/// The nearest digest at or below a position that a store knows.
+fn nearest_tip(store: &dyn Store, from: Position) -> Result<Option<Tip>, StoreError> {
+    let Some(head) = store.head() else { return Ok(None) };
+    if from > head.applied {
+        return Ok(Some(Tip { position: head.applied.next(), digest: head.digest, time: head.time }));
+    }
+    if from == head.applied {
+        return Ok(Some(Tip { position: from, digest: head.before, time: head.time }));
+    }
+    let Some(below) = from.0.checked_sub(1) else { return Ok(None) };
+    let row = store.revision_at_position(Position(below))?;
+    Ok(row.map(|row| Tip { position: row.position.next(), digest: row.digest, time: row.time }))
+}
+
 /// Reads the log forwards, stopping at some positions.
 struct LogWalk {
-    reader: Box<dyn confold_log::Reader>,
+    reader: Box<dyn Reader>,
     ahead: std::vec::IntoIter<Record>,
 }
 
 impl LogWalk {
     fn from(core: &Core, position: Position) -> Result<LogWalk, LogError> {
-        Ok(LogWalk { reader: core.log.reader(position)?, ahead: Vec::new().into_iter() })
+        Ok(LogWalk { reader: core.reader(position)?, ahead: Vec::new().into_iter() })
     }
 
     /// The record at a position not before the last one asked for.

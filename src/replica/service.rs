@@ -15,9 +15,11 @@ mod at;
 mod diff;
 mod history;
 mod list;
+mod policy;
 mod propose;
 mod read;
 mod refusal;
+mod rights;
 mod schema;
 mod show;
 mod stores;
@@ -30,18 +32,22 @@ mod write;
 use crate::handle::Handle;
 use async_trait::async_trait;
 use bytes::Bytes;
+use confold_model::code::Code;
 use confold_model::ids::Position;
 use confold_model::objects::Objects;
 use confold_wire::api::{Api, Stream};
+use confold_wire::caller::{Caller, Gate};
 use confold_wire::dynamic::Types;
 use confold_wire::pb;
 use parking_lot::Mutex;
+use rights::Who;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Status;
 
 pub use refusal::Refusal;
+pub use rights::{Call, Need};
 pub use stores::{Keeper, Listed, NameTaken, Stores};
 pub use upkeep::state;
 
@@ -51,8 +57,7 @@ pub struct Service {
     stores: Arc<Stores>,
     /// Who makes, opens and closes stores, where that can be asked for.
     keeper: Option<Arc<dyn Keeper>>,
-    /// Who calls, as the server knows them; empty where nobody asked.
-    principal: Arc<str>,
+    who: Who,
 }
 
 /// Bounds on waiting and on the size of answers; everything has a default.
@@ -160,7 +165,7 @@ impl Service {
         Service {
             stores,
             keeper: None,
-            principal: "".into(),
+            who: Who::Process,
         }
     }
 
@@ -172,29 +177,24 @@ impl Service {
         }
     }
 
-    /// The same stores for one caller: the name stands as `principal` on every event that is proposed through it.
+    /// The same stores for one caller: the name stands as `principal` on every event that is proposed through it, and
+    /// what it may read and propose is what each store's policy allows that name. Whoever calls this vouches for the name.
     pub fn acting_as(&self, principal: &str) -> Service {
+        self.of(Who::Named(principal.into()))
+    }
+
+    fn of(&self, who: Who) -> Service {
         Service {
-            principal: principal.into(),
+            who,
             ..self.clone()
         }
     }
 
-    fn store(&self, name: &str) -> Result<Arc<Served>, Refusal> {
-        self.stores.find(name)
-    }
-
-    /// For whoever may make, open and close stores.
     fn keeper(&self) -> Result<&dyn Keeper, Refusal> {
-        let admins = &self.stores.options().admins;
-        if !self.principal.is_empty() && !admins.iter().any(|admin| **admin == *self.principal) {
-            let what = format!("{:?} may not make, open or close stores of this server", self.principal);
-            let refusal = Refusal::new(confold_model::code::Code::Permission, what);
-            return Err(refusal.hint("the server names who may: `confold serve --admin NAME`"));
-        }
+        self.may_keep()?;
         let none = || {
             let what = "the stores of this server were fixed when it was started";
-            Refusal::new(confold_model::code::Code::Unsupported, what)
+            Refusal::new(Code::Unsupported, what)
                 .hint("start it with a folder for stores: `confold serve --stores FOLDER`")
         };
         self.keeper.as_deref().ok_or_else(none)
@@ -202,7 +202,7 @@ impl Service {
 
     fn row(&self, name: &str) -> Result<pb::StoreRow, Refusal> {
         let row = self.stores.rows().into_iter().find(|row| row.name == name);
-        row.ok_or_else(|| Refusal::new(confold_model::code::Code::NotFound, format!("no store is called {name:?}")))
+        row.ok_or_else(|| Refusal::new(Code::NotFound, format!("no store is called {name:?}")))
     }
 }
 
@@ -234,18 +234,29 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> +
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(Refusal::new(
-                confold_model::code::Code::Unavailable,
+                Code::Unavailable,
                 "the server is shutting down",
             )),
         },
     }
 }
 
+/// Callers from outside. What they may do is looked up by each call, in the policy that is then in force.
+impl Gate for Service {
+    fn api(&self, caller: &Caller) -> Arc<dyn Api> {
+        Arc::new(self.of(Who::outside(caller)))
+    }
+
+    fn may_inspect(&self, caller: &Caller) -> Result<(), Status> {
+        Ok(self.of(Who::outside(caller)).inspects()?)
+    }
+}
+
 #[async_trait]
 impl Api for Service {
     async fn commit(&self, request: pb::CommitRequest) -> Result<pb::Decision, Status> {
-        let served = self.store(&request.store)?;
-        Ok(write::commit(served, self.principal.clone(), request).await?)
+        let served = self.enter(Call::Commit, &request.store)?;
+        Ok(write::commit(served, request).await?)
     }
 
     async fn commit_stream(
@@ -256,96 +267,105 @@ impl Api for Service {
     }
 
     async fn outcome(&self, request: pb::OutcomeRequest) -> Result<pb::Decision, Status> {
-        Ok(propose::outcome(self.store(&request.store)?, request).await?)
+        Ok(propose::outcome(self.enter(Call::Outcome, &request.store)?, request).await?)
     }
 
     async fn withdraw(&self, request: pb::WithdrawRequest) -> Result<pb::Decision, Status> {
-        let served = self.store(&request.store)?;
-        Ok(propose::withdraw(served, self.principal.clone(), request).await?)
+        let served = self.enter(Call::Withdraw, &request.store)?;
+        Ok(propose::withdraw(served, request).await?)
     }
 
     async fn get(&self, request: pb::GetRequest) -> Result<pb::GetResponse, Status> {
-        Ok(read::get(self.store(&request.store)?, request).await?)
+        Ok(read::get(self.enter(Call::Get, &request.store)?, request).await?)
     }
 
     async fn list(&self, request: pb::ListRequest) -> Result<pb::ListResponse, Status> {
-        Ok(list::list(self.store(&request.store)?, request).await?)
+        Ok(list::list(self.enter(Call::List, &request.store)?, request).await?)
     }
 
     async fn list_stream(&self, request: pb::ListRequest) -> Result<Stream<Result<pb::ListResponse, Status>>, Status> {
-        Ok(list::stream(self.store(&request.store)?, request).await?)
+        Ok(list::stream(self.enter(Call::ListStream, &request.store)?, request).await?)
     }
 
     async fn diff(&self, request: pb::DiffRequest) -> Result<pb::DiffResponse, Status> {
-        Ok(diff::diff(self.store(&request.store)?, request).await?)
+        Ok(diff::diff(self.enter(Call::Diff, &request.store)?, request).await?)
     }
 
     async fn diff_stream(&self, request: pb::DiffRequest) -> Result<Stream<Result<pb::DiffResponse, Status>>, Status> {
-        Ok(diff::stream(self.store(&request.store)?, request).await?)
+        Ok(diff::stream(self.enter(Call::DiffStream, &request.store)?, request).await?)
     }
 
     async fn log(&self, request: pb::LogRequest) -> Result<pb::LogResponse, Status> {
-        Ok(history::log(self.store(&request.store)?, request).await?)
+        Ok(history::log(self.enter(Call::Log, &request.store)?, request).await?)
     }
 
     async fn show(&self, request: pb::ShowRequest) -> Result<pb::ShowResponse, Status> {
-        Ok(show::show(self.store(&request.store)?, request).await?)
+        Ok(show::show(self.enter(Call::Show, &request.store)?, request).await?)
     }
 
     async fn tag(&self, request: pb::TagRequest) -> Result<pb::Decision, Status> {
-        let served = self.store(&request.store)?;
-        Ok(tags::tag(served, self.principal.clone(), request).await?)
+        let served = self.enter(Call::Tag, &request.store)?;
+        Ok(tags::tag(served, request).await?)
     }
 
     async fn untag(&self, request: pb::UntagRequest) -> Result<pb::Decision, Status> {
-        let served = self.store(&request.store)?;
-        Ok(tags::untag(served, self.principal.clone(), request).await?)
+        let served = self.enter(Call::Untag, &request.store)?;
+        Ok(tags::untag(served, request).await?)
     }
 
     async fn list_tags(&self, request: pb::ListTagsRequest) -> Result<pb::ListTagsResponse, Status> {
-        Ok(tags::list(self.store(&request.store)?, request).await?)
+        Ok(tags::list(self.enter(Call::ListTags, &request.store)?, request).await?)
     }
 
     async fn push_schema(&self, request: pb::PushSchemaRequest) -> Result<pb::PushSchemaResponse, Status> {
-        let served = self.store(&request.store)?;
-        Ok(schema::push(served, self.principal.clone(), request).await?)
+        let served = self.enter(Call::PushSchema, &request.store)?;
+        Ok(schema::push(served, request).await?)
     }
 
     async fn get_schema(&self, request: pb::GetSchemaRequest) -> Result<pb::GetSchemaResponse, Status> {
-        Ok(schema::get(self.store(&request.store)?, request).await?)
+        Ok(schema::get(self.enter(Call::GetSchema, &request.store)?, request).await?)
     }
 
     async fn prune(&self, request: pb::PruneRequest) -> Result<pb::Decision, Status> {
-        let served = self.store(&request.store)?;
-        Ok(upkeep::prune(served, self.principal.clone(), request).await?)
+        let served = self.enter(Call::Prune, &request.store)?;
+        Ok(upkeep::prune(served, request).await?)
     }
 
     async fn get_retention(&self, request: pb::GetRetentionRequest) -> Result<pb::GetRetentionResponse, Status> {
-        Ok(upkeep::get_retention(&*self.store(&request.store)?))
+        Ok(upkeep::get_retention(&self.enter(Call::GetRetention, &request.store)?))
     }
 
     async fn set_retention(&self, request: pb::SetRetentionRequest) -> Result<pb::Decision, Status> {
-        let served = self.store(&request.store)?;
-        Ok(upkeep::set_retention(served, self.principal.clone(), request).await?)
+        let served = self.enter(Call::SetRetention, &request.store)?;
+        Ok(upkeep::set_retention(served, request).await?)
+    }
+
+    async fn get_policy(&self, request: pb::GetPolicyRequest) -> Result<pb::GetPolicyResponse, Status> {
+        Ok(policy::get(&self.enter(Call::GetPolicy, &request.store)?)?)
+    }
+
+    async fn set_policy(&self, request: pb::SetPolicyRequest) -> Result<pb::Decision, Status> {
+        let served = self.enter(Call::SetPolicy, &request.store)?;
+        Ok(policy::set(served, request).await?)
     }
 
     async fn activate(&self, request: pb::ActivateRequest) -> Result<pb::Decision, Status> {
-        let served = self.store(&request.store)?;
-        Ok(upkeep::activate(served, self.principal.clone(), request).await?)
+        let served = self.enter(Call::Activate, &request.store)?;
+        Ok(upkeep::activate(served, request).await?)
     }
 
     async fn set_clock(&self, request: pb::SetClockRequest) -> Result<pb::Decision, Status> {
-        let served = self.store(&request.store)?;
-        Ok(upkeep::set_clock(served, self.principal.clone(), request).await?)
+        let served = self.enter(Call::SetClock, &request.store)?;
+        Ok(upkeep::set_clock(served, request).await?)
     }
 
     async fn sync(&self, request: pb::SyncRequest) -> Result<pb::SyncResponse, Status> {
-        Ok(upkeep::sync(self.store(&request.store)?, request).await?)
+        Ok(upkeep::sync(self.enter(Call::Sync, &request.store)?, request).await?)
     }
 
     async fn list_stores(&self, _: pb::ListStoresRequest) -> Result<pb::ListStoresResponse, Status> {
         Ok(pb::ListStoresResponse {
-            stores: self.stores.rows(),
+            stores: self.listed()?,
         })
     }
 
@@ -366,13 +386,29 @@ impl Api for Service {
     }
 
     async fn status(&self, request: pb::StatusRequest) -> Result<pb::StatusResponse, Status> {
-        Ok(upkeep::status(&*self.store(&request.store)?))
+        match self.enter(Call::Status, &request.store) {
+            Ok(asked) => Ok(upkeep::status(&asked, &asked.now()?)),
+            Err(refusal) => match self.stores.only(&request.store) {
+                // A token that is not known is refused everywhere.
+                Some(served) if !self.who.is_bearer() || refusal.code() == Code::Permission => {
+                    Ok(upkeep::bare_status(&served))
+                }
+                _ => Err(refusal.into()),
+            },
+        }
     }
 
     async fn export_log(
         &self,
         request: pb::ExportLogRequest,
     ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status> {
-        Ok(upkeep::export(self.store(&request.store)?, request).await?)
+        Ok(upkeep::export(self.enter(Call::ExportLog, &request.store)?, request).await?)
+    }
+
+    async fn snapshot(
+        &self,
+        request: pb::SnapshotRequest,
+    ) -> Result<Stream<Result<pb::SnapshotResponse, Status>>, Status> {
+        Ok(upkeep::snapshot(self.enter(Call::Snapshot, &request.store)?).await?)
     }
 }

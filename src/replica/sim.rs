@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 /// What a few hundred histories must have met.
-const MUST_HAPPEN: [&str; 48] = [
+const MUST_HAPPEN: [&str; 53] = [
     "fault: answer lost",
     "fault: append lost, said to be unsettled",
     "fault: append refused",
@@ -65,13 +65,18 @@ const MUST_HAPPEN: [&str; 48] = [
     "outcome: rejected NOT_CANONICAL",
     "outcome: rejected NOT_FOUND",
     "outcome: rejected NOT_KEYED",
+    "lives of a log",
     "outcome: rejected OVERLAP",
+    "outcome: rejected PERMISSION",
     "outcome: rejected PRUNED",
     "outcome: rejected READ_ONLY_FIELD",
     "outcome: rejected SCHEMA_INVALID",
+    "outcome: rejected SEALED",
     "outcome: rejected TOO_LARGE",
     "outcome: rejected UNSUPPORTED",
     "outcome: rejected WITHDRAWN",
+    "race: a right granted under way",
+    "race: a right revoked under way",
     "replica halts at an unknown level",
     "sweep: alone",
     "sweep: tagged revision made whole",

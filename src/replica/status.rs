@@ -33,6 +33,18 @@ pub enum ReplicaState {
 }
 
 impl ReplicaState {
+    pub const ALL: [ReplicaState; 9] = [
+        ReplicaState::Starting,
+        ReplicaState::CatchingUp,
+        ReplicaState::Serving,
+        ReplicaState::Degraded,
+        ReplicaState::Fenced,
+        ReplicaState::Quarantined,
+        ReplicaState::Halted,
+        ReplicaState::SnapshotNeeded,
+        ReplicaState::Stopped,
+    ];
+
     /// Whether nothing more will be folded.
     pub fn is_final(self) -> bool {
         use ReplicaState::*;
@@ -60,10 +72,10 @@ impl ReplicaState {
             ReplicaState::Starting | ReplicaState::CatchingUp => "wait until it has folded what stands on the log",
             ReplicaState::Serving => "",
             ReplicaState::Degraded => "see to the log: free disk space or mend its connection; it goes on by itself",
-            ReplicaState::Fenced => {
-                "compare this data folder with the log: connect the log that was folded, or move the folder aside so that it is built anew"
+            ReplicaState::Fenced => "connect the log that was folded, or follow the page named in the reason",
+            ReplicaState::Quarantined => {
+                "`confold store rebuild DIR` sets the store's folder aside as evidence and builds it anew from the log"
             }
-            ReplicaState::Quarantined => "move the store's folder aside and start again: it is rebuilt from the log",
             ReplicaState::Halted => "see the reason; after a bug or an unknown level, start a newer build",
             ReplicaState::SnapshotNeeded => "start from a snapshot that is not older than the log's start",
             ReplicaState::Stopped => "start it again",
@@ -77,6 +89,8 @@ pub struct Standing {
     pub state: ReplicaState,
     /// Empty where there is nothing to say.
     pub reason: String,
+    /// The store is evidence: only an operator's command leads out of this state, a restart must not.
+    pub by_operator: bool,
 }
 
 /// Everything that `status` shows, as of one moment.
@@ -116,7 +130,8 @@ pub(crate) struct Stand {
 
 impl Stand {
     pub fn new() -> Stand {
-        Stand { now: watch::Sender::new(Standing { state: ReplicaState::Starting, reason: String::new() }) }
+        let starting = Standing { state: ReplicaState::Starting, reason: String::new(), by_operator: false };
+        Stand { now: watch::Sender::new(starting) }
     }
 
     pub fn get(&self) -> Standing {
@@ -133,14 +148,18 @@ impl Stand {
 
     /// Moves on, unless a final state was reached. Says whether anything changed.
     pub fn set(&self, state: ReplicaState, reason: impl Into<String>) -> bool {
-        let reason = reason.into();
+        self.move_to(Standing { state, reason: reason.into(), by_operator: false })
+    }
+
+    pub fn move_to(&self, standing: Standing) -> bool {
         let moved = self.now.send_if_modified(|now| {
-            let moves = !now.state.is_final() && (now.state != state || now.reason != reason);
+            let moves = !now.state.is_final() && *now != standing;
             if moves {
-                *now = Standing { state, reason: reason.clone() };
+                *now = standing.clone();
             }
             moves
         });
+        let Standing { state, reason, .. } = standing;
         if moved && state.is_final() && state != ReplicaState::Stopped {
             tracing::error!(state = state.name(), reason, hint = state.hint(), "the replica has stopped");
         } else if moved {
@@ -165,6 +184,12 @@ pub(crate) struct Metrics {
     pub in_flight: Gauge,
     pub open_views: Gauge,
     pub tree_bytes: Gauge,
+    /// 1 while another replica disagrees and it is not known which is right.
+    pub disputed: Gauge,
+    /// Positions folded since the newest mark on which another replica agrees; 0 where there is no other.
+    pub checkpoint_lag: Gauge,
+    /// One for each state, 1 for the present one.
+    states: [(ReplicaState, Gauge); 9],
     /// Seconds since 1970 when something was last folded: its age is for the scraper to compute.
     pub last_fold: Gauge,
     pub batch_records: Histogram,
@@ -193,6 +218,7 @@ pub(crate) struct Tally {
     pub syncs: AtomicU64,
     pub retries: AtomicU64,
     pub new_readers: AtomicU64,
+    pub folded_again: AtomicU64,
 }
 
 impl Metrics {
@@ -209,6 +235,12 @@ impl Metrics {
             in_flight: gauge("confold_proposals_in_flight"),
             open_views: gauge("confold_open_views"),
             tree_bytes: gauge("confold_tree_bytes"),
+            disputed: gauge("confold_disputed"),
+            checkpoint_lag: gauge("confold_checkpoint_lag"),
+            states: ReplicaState::ALL.map(|state| {
+                let labels = vec![label.clone(), metrics::Label::new("state", state.name())];
+                (state, metrics::gauge!("confold_state", labels))
+            }),
             last_fold: gauge("confold_last_fold_time_seconds"),
             batch_records: histogram("confold_batch_records"),
             fold_seconds: histogram("confold_fold_seconds"),
@@ -230,6 +262,10 @@ impl Metrics {
             counter.increment(*count);
             *total += count;
         }
+    }
+
+    pub fn show_state(&self, now: ReplicaState) {
+        self.states.iter().for_each(|(state, gauge)| gauge.set(f64::from(u8::from(*state == now))));
     }
 
     pub fn count(&self, name: &'static str, number: u64) {
@@ -254,6 +290,7 @@ impl Metrics {
             ("store_syncs", &tally.syncs),
             ("object_retries", &tally.retries),
             ("new_readers", &tally.new_readers),
+            ("marks_folded_again", &tally.folded_again),
         ]
         .map(|(name, value)| (name.to_owned(), value.load(Relaxed)))
         .into();

@@ -7,13 +7,15 @@
 //! Any cut of a log into batches gives the same state; marks end a batch by themselves, so that all replicas have the
 //! same well-known points. The drive loop and simulations use it unchanged.
 
-use crate::touch;
+use crate::kept::{Hold, Keeping, KeptMark, scalars_at};
 use crate::view::View;
+use crate::voices::{Agreement, Voices};
+use crate::{fence, touch};
 use bytes::Bytes;
-use confold_log::Record;
+use confold_log::{Record, Tip};
 use confold_model::code::Code;
 use confold_model::digest::intent_mark;
-use confold_model::event::{self, Body, Event, Malformed};
+use confold_model::event::{self, Body, Checkpoint, Event, Malformed};
 use confold_model::fold::{self, Applied, Outcome};
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
 use confold_model::objects::{Objects, ObjectsError};
@@ -34,10 +36,12 @@ mod own {
     pub const REPLICA: &[u8] = b"replica";
     /// The store's name, from genesis.
     pub const NAME: &[u8] = b"name";
+    /// u64 positions of the last two marks on which another replica agreed.
+    pub const AGREED: &[u8] = b"agreed";
 }
 
 /// The fold's own tables, as `State::load` wants them.
-const STATE_TABLES: [u16; 9] = [
+pub(crate) const STATE_TABLES: [u16; 9] = [
     0,
     member::SCHEMAS,
     member::LEVELS,
@@ -58,10 +62,14 @@ pub struct Folder {
     replica: [u8; 16],
     name: Arc<str>,
     marks: BTreeMap<Position, Mark>,
+    keeping: Keeping,
+    voices: Voices,
     /// What views show of the state's tables, shared between views until an event changes it.
     shown: Shown,
     stale: Stale,
     last_author: Arc<str>,
+    /// d before the last record folded.
+    before: Hash,
     open: Open,
 }
 
@@ -131,6 +139,9 @@ pub struct Disagreement {
     pub theirs: Mark,
     pub replica: [u8; 16],
     pub build: String,
+    /// How many other replicas that were heard before announced their values for this mark, and how many ours.
+    pub against: usize,
+    pub with: usize,
 }
 
 /// Why a record could not be folded.
@@ -168,6 +179,8 @@ struct Shown {
     tags: Arc<BTreeMap<String, TagRow>>,
     schemas: Arc<BTreeMap<Position, Bytes>>,
     checkpoints: Arc<Vec<CheckpointRow>>,
+    agreement: Arc<Agreement>,
+    kept: Arc<[KeptMark]>,
     incarnations: Arc<Vec<IncarnationRow>>,
     root_message: Arc<str>,
 }
@@ -178,6 +191,8 @@ struct Stale {
     tags: bool,
     schemas: bool,
     checkpoints: bool,
+    /// Own marks, and those whose state is kept.
+    kept: bool,
     incarnations: bool,
 }
 
@@ -233,6 +248,16 @@ impl Folder {
         let name = store.state_row(own::FACTS, own::NAME)?.ok_or_else(|| missing("the store's name"))?;
         let name = std::str::from_utf8(&name).map_err(|_| StoreError::damaged("the store's name is not UTF-8"))?;
         let mut folder = Folder::of(state, replica, name.into());
+        folder.before = head.before;
+        let agreed = store.state_row(own::FACTS, own::AGREED)?.unwrap_or_default();
+        let (agreed, rest) = agreed.as_chunks::<8>();
+        if !rest.is_empty() {
+            return Err(StoreError::damaged("the marks that were agreed on"));
+        }
+        let agreed: Vec<Position> = agreed.iter().map(|bytes| Position(u64::from_be_bytes(*bytes))).collect();
+        folder.keeping = Keeping::restore(store, &agreed)?;
+        let announced: Vec<CheckpointRow> = folder.state.checkpoints().collect();
+        folder.voices = Voices::of(announced.iter());
         store.state_rows(own::MARKS, &mut |key, value| {
             let mark = read_mark(key, value).ok_or_else(|| StoreError::damaged("a row of this replica's own marks"))?;
             folder.marks.insert(mark.position, mark);
@@ -247,9 +272,12 @@ impl Folder {
             replica,
             name,
             marks: BTreeMap::new(),
+            keeping: Keeping::new(),
+            voices: Voices::default(),
             shown: Shown::default(),
-            stale: Stale { tags: true, schemas: true, checkpoints: true, incarnations: true },
+            stale: Stale { tags: true, schemas: true, checkpoints: true, kept: true, incarnations: true },
             last_author: "".into(),
+            before: Hash::ZERO,
             open: Open::default(),
         }
     }
@@ -259,16 +287,19 @@ impl Folder {
         let expected = self.state.next_position();
         if record.position != expected {
             let found = record.position;
-            return Err(FoldError::Fenced(format!("the log gave position {found} where {expected} comes next")));
+            let what = format!("it gave position {found} where {expected} comes next, after digest {}", self.state.digest());
+            return Err(FoldError::Fenced(fence::gapped(&what)));
         }
         let floor = self.state.floor();
+        let before = self.state.digest();
         let applied = fold::apply(&mut self.state, record.time, &record.bytes, objects)
             .map_err(|error| FoldError::Objects { position: expected, error })?;
         if applied.digest != record.digest {
-            let (log, ours) = (record.digest.short(), applied.digest.short());
-            let detail = format!("position {expected}: the log's digest is {log}, ours for what was folded up to there is {ours}");
-            return Err(FoldError::Fenced(detail));
+            let (log, ours) = (record.digest, applied.digest);
+            let what = format!("position {expected} has digest {log} on the log, {ours} after what was folded up to there");
+            return Err(FoldError::Fenced(fence::truncated(&what)));
         }
+        self.before = before;
         self.open.records += 1;
         self.open.bytes += record.bytes.len() as u64;
         self.open.floor_raised |= self.state.floor() > floor;
@@ -292,8 +323,14 @@ impl Folder {
         let open = std::mem::take(&mut self.open);
         let mut objects = Vec::new();
         self.state.tree().unpersisted(&mut |hash, bytes| objects.push((hash, bytes)));
-        let mut state: Vec<StateEdit> = self.state.take_edits().into_iter().map(edit).collect();
-        state.extend(open.own);
+        let mut state = open.own;
+        let edits = self.state.take_edits();
+        let now = self.state.position().unwrap_or_default();
+        let (revision, root) = (self.state.revision(), self.state.root());
+        let mark = open.mark.map(|mark| KeptMark { position: mark.position, revision, root, before: self.before });
+        let alone = mark.is_some() && self.state.checkpoints().all(|row| row.checkpoint.replica == self.replica);
+        self.keeping.pass(edits, now, mark, alone, &mut state);
+        self.stale.kept |= mark.is_some();
         let batch = Batch {
             head: self.head(),
             objects,
@@ -351,6 +388,8 @@ impl Folder {
             window: state.window().width(),
             trim_replicas: state.trim_replicas(),
             checkpoints: self.shown.checkpoints.clone(),
+            agreement: self.shown.agreement.clone(),
+            kept: self.shown.kept.clone(),
             last_mark: state.last_mark(),
             mark: self.marks.values().next_back().copied(),
         }
@@ -362,6 +401,11 @@ impl Folder {
 
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Where the fold stands, as a log is told it.
+    pub fn tip(&self) -> Tip {
+        Tip { position: self.state.next_position(), digest: self.state.digest(), time: self.state.time() }
     }
 
     /// What the window says of an id.
@@ -455,27 +499,79 @@ impl Folder {
     fn pass_mark(&mut self, mark: Mark) {
         self.open.mark = Some(mark);
         self.marks.insert(mark.position, mark);
-        let value = [mark.chain.0, mark.state.0].concat();
-        self.open.own.push(StateEdit { table: own::MARKS, key: mark.position.0.to_be_bytes().into(), value: Some(value.into()) });
-        if self.marks.len() > MARKS_KEPT
-            && let Some((oldest, _)) = self.marks.pop_first()
-        {
-            self.open.own.push(StateEdit { table: own::MARKS, key: oldest.0.to_be_bytes().into(), value: None });
+        self.open.own.push(own_mark(&mark));
+        if self.marks.len() > MARKS_KEPT {
+            // What somebody announced last can be compared as long as it stands.
+            let named: Vec<Position> = self.state.checkpoints().map(|row| row.checkpoint.position).collect();
+            let oldest = self.marks.keys().copied().find(|position| !named.contains(position));
+            if let Some(oldest) = oldest {
+                self.marks.remove(&oldest);
+                self.open.own.push(StateEdit { table: own::MARKS, key: oldest.0.to_be_bytes().into(), value: None });
+            }
+        }
+    }
+
+    /// To plant a fault: nothing else may change what was folded.
+    #[cfg(test)]
+    pub(crate) fn flip(&mut self, path: &confold_model::path::Path, config: &[u8], objects: &dyn Objects) {
+        self.state.tree_mut().set_config(path, config, objects).expect("the leaf can be read");
+    }
+
+    /// What this replica computed at a mark.
+    pub fn mark(&self, position: Position) -> Option<Mark> {
+        self.marks.get(&position).copied()
+    }
+
+    /// What replicas announced last that differs from what this one computed, as `Effects::disagreements` told it.
+    pub fn disagreements(&self) -> Vec<Disagreement> {
+        let announced: Vec<CheckpointRow> = self.state.checkpoints().collect();
+        announced.iter().filter_map(|row| self.differs(&row.checkpoint)).collect()
+    }
+
+    /// For a while the state of this mark and of all later ones stays kept: of the one to fold a dispute again from.
+    pub(crate) fn hold_below(&self, disputed: Position) -> Option<Hold> {
+        self.keeping.hold_below(disputed)
+    }
+
+    /// Of the newest kept mark at or below a position.
+    pub(crate) fn hold_at_or_below(&self, position: Position) -> Option<Hold> {
+        self.keeping.hold(|mark| mark.position <= position)
+    }
+
+    /// This replica was found right at a mark, by another or by folding again.
+    pub(crate) fn agree(&mut self, mark: Position) {
+        if self.keeping.agree(mark) {
+            let value = self.keeping.agreed().flat_map(|position| position.0.to_be_bytes()).collect::<Vec<u8>>();
+            self.open.own.push(fact(own::AGREED, &value));
         }
     }
 
     fn compare(&mut self, record: &Record) {
         let Ok(Event { body: Body::Checkpoint(announced), .. }) = Event::decode(&record.bytes) else { return };
+        self.voices.hear(&announced);
+        let comparable = announced.replica != self.replica && announced.level == event::LEVEL;
+        match self.differs(&announced) {
+            Some(disagreement) => self.open.disagreements.push(disagreement),
+            None if comparable && self.marks.contains_key(&announced.position) => self.agree(announced.position),
+            None => {}
+        }
+    }
+
+    fn differs(&self, announced: &Checkpoint<'_>) -> Option<Disagreement> {
         // Builds of other levels may rightly differ.
         if announced.replica == self.replica || announced.level != event::LEVEL {
-            return;
+            return None;
         }
-        let Some(ours) = self.marks.get(&announced.position).copied() else { return };
+        let ours = self.mark(announced.position)?;
         let theirs = Mark { position: announced.position, chain: announced.chain, state: announced.state };
-        if ours != theirs {
-            let (replica, build) = (announced.replica, announced.build.into_owned());
-            self.open.disagreements.push(Disagreement { ours, theirs, replica, build });
-        }
+        (ours != theirs).then(|| Disagreement {
+            ours,
+            theirs,
+            replica: announced.replica,
+            build: announced.build.clone().into_owned(),
+            against: self.voices.count(&theirs, &self.replica),
+            with: self.voices.count(&ours, &self.replica),
+        })
     }
 
     fn refresh(&mut self) {
@@ -494,12 +590,20 @@ impl Folder {
         if stale.checkpoints {
             self.shown.checkpoints = Arc::new(self.state.checkpoints().collect());
         }
+        if stale.checkpoints || stale.kept {
+            let agreement = Agreement::of(self.shown.checkpoints.iter(), &self.replica, &self.marks);
+            self.shown.agreement = Arc::new(agreement);
+        }
+        if stale.kept {
+            self.shown.kept = self.keeping.marks().collect();
+        }
     }
 
     fn head(&self) -> Head {
         Head {
             applied: self.state.position().unwrap_or_default(),
             time: self.state.time(),
+            before: self.before,
             digest: self.state.digest(),
             chain: self.state.chain(),
             root: self.state.root(),
@@ -511,12 +615,28 @@ impl Folder {
     }
 }
 
-fn fact(key: &[u8], value: &[u8]) -> StateEdit {
-    StateEdit { table: own::FACTS, key: key.to_vec(), value: Some(Bytes::copy_from_slice(value)) }
+/// The state rows of a store that begins at a mark: those of the fold, and a new replica's own.
+pub(crate) fn founding(
+    replica: [u8; 16],
+    name: &str,
+    mark: Mark,
+    kept: &KeptMark,
+    rows: Vec<(u16, Vec<u8>, Vec<u8>)>,
+) -> Vec<StateEdit> {
+    let scalars = rows.iter().find(|(table, ..)| *table == 0).map(|(.., value)| scalars_at(kept, value));
+    let mut edits = vec![fact(own::REPLICA, &replica), fact(own::NAME, name.as_bytes()), own_mark(&mark)];
+    edits.extend(scalars);
+    edits.extend(rows.into_iter().map(|(table, key, value)| StateEdit { table, key, value: Some(value.into()) }));
+    edits
 }
 
-fn edit(edit: confold_model::state::StateEdit) -> StateEdit {
-    StateEdit { table: edit.table, key: edit.key, value: edit.value.map(Bytes::from) }
+fn own_mark(mark: &Mark) -> StateEdit {
+    let value = [mark.chain.0, mark.state.0].concat();
+    StateEdit { table: own::MARKS, key: mark.position.0.to_be_bytes().into(), value: Some(value.into()) }
+}
+
+fn fact(key: &[u8], value: &[u8]) -> StateEdit {
+    StateEdit { table: own::FACTS, key: key.to_vec(), value: Some(Bytes::copy_from_slice(value)) }
 }
 
 fn read_mark(key: &[u8], value: &[u8]) -> Option<Mark> {

@@ -9,6 +9,7 @@ use crate::options::Thinning;
 use crate::past::{Kept, PastError};
 use crate::view::View;
 use confold_model::ids::{Hash, Position, Revision};
+use confold_model::node::EMPTY_NODE;
 use confold_model::objects::references;
 use confold_store::sweep::{Progress, Report, Sweeper};
 use confold_store::{Order, PersistedTree, StoreError};
@@ -53,6 +54,7 @@ impl Core {
             })?;
             roots.extend(pinned);
             roots.extend(self.views.held_roots());
+            roots.extend(view.kept.iter().map(|mark| mark.root).filter(|root| *root != EMPTY_NODE));
             Ok(roots)
         })?;
         loop {

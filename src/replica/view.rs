@@ -1,6 +1,8 @@
 //! What readers hold: everything the fold showed at one position, immutable.
 
+use crate::kept::KeptMark;
 use crate::step::Mark;
+use crate::voices::Agreement;
 use bytes::Bytes;
 use confold_model::event::{Limits, RetentionPolicy};
 use confold_model::ids::{Hash, Incarnation, Position, Revision, Time};
@@ -55,6 +57,10 @@ pub struct View {
     pub trim_replicas: u32,
     /// What each replica last announced.
     pub checkpoints: Arc<Vec<CheckpointRow>>,
+    /// Who agrees with this replica, as far as it has folded.
+    pub agreement: Arc<Agreement>,
+    /// Marks whose whole state this replica still has; ascending.
+    pub kept: Arc<[KeptMark]>,
     /// Position of the last mark on the log.
     pub last_mark: Position,
     /// The newest mark whose state hash this replica has computed itself and still keeps.

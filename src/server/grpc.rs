@@ -173,6 +173,8 @@ service! {
         prune Prune(PruneRequest) -> Decision;
         get_retention GetRetention(GetRetentionRequest) -> GetRetentionResponse;
         set_retention SetRetention(SetRetentionRequest) -> Decision;
+        get_policy GetPolicy(GetPolicyRequest) -> GetPolicyResponse;
+        set_policy SetPolicy(SetPolicyRequest) -> Decision;
         activate Activate(ActivateRequest) -> Decision;
         set_clock SetClock(SetClockRequest) -> Decision;
         sync Sync(SyncRequest) -> SyncResponse;
@@ -186,6 +188,7 @@ service! {
         list_stream ListStream ListStreamStream(ListRequest) -> ListResponse;
         diff_stream DiffStream DiffStreamStream(DiffRequest) -> DiffResponse;
         export_log ExportLog ExportLogStream(ExportLogRequest) -> ExportLogResponse;
+        snapshot Snapshot SnapshotStream(SnapshotRequest) -> SnapshotResponse;
     }
 }
 
@@ -207,12 +210,12 @@ macro_rules! named {
 
 named! {
     by proposal: CommitRequest TagRequest UntagRequest PushSchemaRequest PruneRequest SetRetentionRequest
-        ActivateRequest SetClockRequest;
+        SetPolicyRequest ActivateRequest SetClockRequest;
     by itself: OutcomeRequest WithdrawRequest Decision;
     not: GetRequest GetResponse ListRequest ListResponse DiffRequest DiffResponse LogRequest LogResponse ShowRequest
         ShowResponse ListTagsRequest ListTagsResponse GetSchemaRequest GetSchemaResponse GetRetentionRequest
-        GetRetentionResponse SyncRequest SyncResponse ListStoresRequest ListStoresResponse CreateStoreRequest
-        OpenStoreRequest CloseStoreRequest StoreRow StatusRequest StatusResponse;
+        GetRetentionResponse GetPolicyRequest GetPolicyResponse SyncRequest SyncResponse ListStoresRequest
+        ListStoresResponse CreateStoreRequest OpenStoreRequest CloseStoreRequest StoreRow StatusRequest StatusResponse;
 }
 
 impl Named for pb::PushSchemaResponse {

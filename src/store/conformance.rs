@@ -6,7 +6,7 @@
 
 use crate::sweep::{Progress, Sweeper};
 use crate::{
-    Batch, Durability, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, StateEdit, Store,
+    Batch, Durability, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, Rows, StateEdit, Store,
     StoreError, Touched,
 };
 use bytes::Bytes;
@@ -36,6 +36,7 @@ macro_rules! store_conformance {
             state_rows_are_kept_by_table
             durable_follows_syncs
             past_trees_are_kept_and_thinned_out
+            a_store_filled_from_the_rows_of_another_answers_alike
             an_absent_object_is_missing
             readers_beside_commits_see_whole_batches
             a_sweep_leaves_exactly_what_the_roots_reach
@@ -373,6 +374,57 @@ pub fn a_sweep_in_small_steps_among_commits_loses_nothing(make: Make) {
     }
 }
 
+pub fn a_store_filled_from_the_rows_of_another_answers_alike(make: Make) {
+    let (source, target) = (make(), make());
+    let mut history = History::new(7);
+    for _ in 0..12 {
+        source.store.commit(&history.next_batch(120)).unwrap();
+    }
+    let (source, target) = (&*source.store, &*target.store);
+    let head = source.head().unwrap();
+    for (hash, _) in source.object_sizes(&Hash::ZERO, usize::MAX).unwrap() {
+        let objects = vec![(hash, source.object(&hash).unwrap())];
+        target.load(&Rows { objects, ..Rows::default() }).unwrap();
+    }
+    let mut next = Revision(0);
+    loop {
+        let revisions = source.revisions(next..=head.revision, Order::Ascending, 100).unwrap();
+        let Some(last) = revisions.last().map(|row| row.revision) else { break };
+        target.load(&Rows { revisions, ..Rows::default() }).unwrap();
+        next = Revision(last.0 + 1);
+    }
+    let mut from = Position(0);
+    loop {
+        let ids = source.ids(from, 100).unwrap();
+        assert!(ids.len() <= 100 && ids.first().is_none_or(|row| row.position >= from));
+        let Some(last) = ids.last().map(|row| row.position) else { break };
+        target.load(&Rows { ids, ..Rows::default() }).unwrap();
+        from = last.next();
+    }
+    let mut from = (PathDigest([0; 12]), Revision(0));
+    loop {
+        let touched = source.all_touched(from, 100).unwrap();
+        assert!(touched.is_sorted_by_key(|row| (row.path, row.revision)) && touched.len() <= 100);
+        let Some(last) = touched.last().copied() else { break };
+        target.load(&Rows { touched, ..Rows::default() }).unwrap();
+        from = (last.path, Revision(last.revision.0 + 1));
+    }
+    let persisted = source.persisted(Revision(0)..=head.revision, Order::Ascending, usize::MAX).unwrap();
+    target.load(&Rows { persisted, ..Rows::default() }).unwrap();
+    assert_eq!(target.head(), None, "without a head it is no store yet");
+    let mut batch = Batch::at(head);
+    batch.durability = Durability::Now;
+    for table in 0..=TABLES {
+        let edit = |(key, value): (Vec<u8>, Vec<u8>)| StateEdit { table, key, value: Some(value.into()) };
+        batch.state.extend(state_of(source, table).unwrap().into_iter().map(edit));
+    }
+    target.commit(&batch).unwrap();
+    history.check(target).unwrap();
+    assert!(matches!(target.load(&Rows::default()), Err(StoreError::Refused { .. })));
+    target.commit(&history.next_batch(50)).unwrap();
+    history.check(target).unwrap();
+}
+
 pub fn an_object_dropped_and_taken_up_again_during_a_sweep_keeps_what_lies_below_it(make: Make) {
     let fixture = make();
     let store = &*fixture.store;
@@ -571,6 +623,7 @@ impl History {
             head.applied = Position(head.applied.0.wrapping_add(1));
             let back = self.dice.below(60) == 0;
             head.time.0 += if back { -5_000 } else { self.dice.below(100) as i64 };
+            head.before = head.digest;
             head.digest = Hash::of(&[&head.digest.0[..], &head.time.0.to_be_bytes()].concat());
             let kind = self.dice.below(10);
             // At least two revisions, ids and touched paths in a batch that has the room.
@@ -856,6 +909,7 @@ pub fn head_at(position: u64) -> Head {
     Head {
         applied: Position(position),
         time: Time(1_000),
+        before: Hash::of(&[position.to_be_bytes(), [0; 8]].concat()),
         digest: Hash::of(&position.to_be_bytes()),
         chain: Hash::ZERO,
         root: Hash::ZERO,

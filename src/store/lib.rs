@@ -38,6 +38,10 @@ pub trait Store: Objects {
     /// continue the head is `Refused` (see [`check_batch`]).
     fn commit(&self, batch: &Batch) -> Result<(), StoreError>;
 
+    /// Rows of a snapshot, into a store that never had a batch: `Refused` in any other. Revisions come in their order, over all
+    /// calls; the batch that is then committed makes it a store.
+    fn load(&self, rows: &Rows) -> Result<(), StoreError>;
+
     /// Makes every batch committed before the call durable.
     fn sync(&self) -> Result<(), StoreError>;
 
@@ -77,6 +81,12 @@ pub trait Store: Objects {
     /// can stand nowhere before, and past the window nowhere after. Costs a short scan from `seen` on, so it is for
     /// answers about the past.
     fn id(&self, id: &EventId, reach: u64) -> Result<Option<IdRow>, StoreError>;
+
+    /// Accepted event ids from a position on, at most `limit`.
+    fn ids(&self, from: Position, limit: usize) -> Result<Vec<IdRow>, StoreError>;
+
+    /// Touched paths from a path and its revision on, ascending by both, at most `limit`.
+    fn all_touched(&self, from: (PathDigest, Revision), limit: usize) -> Result<Vec<Touched>, StoreError>;
 
     fn state_row(&self, table: u16, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
 
@@ -125,6 +135,8 @@ pub struct Head {
     /// The last position folded.
     pub applied: Position,
     pub time: Time,
+    /// d(applied - 1): what a log that stores no digests must be told before it is asked for the record at `applied`.
+    pub before: Hash,
     /// d(applied), chain(applied): docs/formats.md 5.
     pub digest: Hash,
     pub chain: Hash,
@@ -190,6 +202,16 @@ impl Batch {
             mark: self.mark,
         })
     }
+}
+
+/// Rows that come before there is a head.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rows {
+    pub objects: Vec<(Hash, Bytes)>,
+    pub revisions: Vec<RevisionRow>,
+    pub touched: Vec<Touched>,
+    pub ids: Vec<IdRow>,
+    pub persisted: Vec<PersistedTree>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

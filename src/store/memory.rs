@@ -2,7 +2,7 @@
 
 use crate::{
     Batch, Durability, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor,
-    Stats, Store, StoreError, SweepGate, Touched, check_batch, missing, verified,
+    Rows, Stats, Store, StoreError, SweepGate, Touched, check_batch, missing, verified,
 };
 use bytes::Bytes;
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
@@ -73,13 +73,7 @@ impl Store for MemoryStore {
         let tables = &mut *guard;
         check_batch(tables.head.as_ref(), batch)?;
         tables.put_objects(&batch.objects);
-        tables
-            .revisions
-            .extend(batch.revisions.iter().map(|row| (row.revision, row.clone())));
-        tables
-            .touched
-            .extend(batch.touched.iter().map(|row| ((row.path, row.revision), row.kind)));
-        tables.ids.extend(batch.ids.iter().map(|row| (row.id, *row)));
+        tables.put_rows(&batch.revisions, &batch.touched, &batch.ids);
         tables
             .persisted
             .extend(batch.persists().map(|tree| (tree.revision, tree)));
@@ -95,6 +89,19 @@ impl Store for MemoryStore {
             tables.sync();
         }
         tables.stats.batches += 1;
+        Ok(())
+    }
+
+    fn load(&self, rows: &Rows) -> Result<(), StoreError> {
+        let mut tables = self.tables.write();
+        if tables.head.is_some() {
+            return Err(StoreError::refused("a snapshot goes into an empty store only"));
+        }
+        tables.put_objects(&rows.objects);
+        tables.put_rows(&rows.revisions, &rows.touched, &rows.ids);
+        tables
+            .persisted
+            .extend(rows.persisted.iter().map(|tree| (tree.revision, *tree)));
         Ok(())
     }
 
@@ -179,6 +186,26 @@ impl Store for MemoryStore {
     fn id(&self, id: &EventId, reach: u64) -> Result<Option<IdRow>, StoreError> {
         let row = self.tables.read().ids.get(id).copied();
         Ok(row.filter(|row| row.position.0 - id.seen.0 <= reach))
+    }
+
+    fn ids(&self, from: Position, limit: usize) -> Result<Vec<IdRow>, StoreError> {
+        let tables = self.tables.read();
+        let mut found: Vec<IdRow> = tables.ids.values().filter(|row| row.position >= from).copied().collect();
+        found.sort_by_key(|row| row.position);
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    fn all_touched(&self, from: (PathDigest, Revision), limit: usize) -> Result<Vec<Touched>, StoreError> {
+        let tables = self.tables.read();
+        let rows = tables.touched.range(from..).take(limit);
+        Ok(rows
+            .map(|((path, revision), kind)| Touched {
+                revision: *revision,
+                path: *path,
+                kind: *kind,
+            })
+            .collect())
     }
 
     fn state_row(&self, table: u16, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
@@ -281,6 +308,14 @@ impl Store for MemoryStore {
 }
 
 impl Tables {
+    fn put_rows(&mut self, revisions: &[RevisionRow], touched: &[Touched], ids: &[IdRow]) {
+        self.revisions
+            .extend(revisions.iter().map(|row| (row.revision, row.clone())));
+        self.touched
+            .extend(touched.iter().map(|row| ((row.path, row.revision), row.kind)));
+        self.ids.extend(ids.iter().map(|row| (row.id, *row)));
+    }
+
     fn put_objects(&mut self, objects: &[(Hash, Bytes)]) {
         for (hash, bytes) in objects {
             self.stats.objects_put += 1;

@@ -44,6 +44,8 @@ pub trait Api: Send + Sync + 'static {
     async fn prune(&self, request: pb::PruneRequest) -> Result<pb::Decision, Status>;
     async fn get_retention(&self, request: pb::GetRetentionRequest) -> Result<pb::GetRetentionResponse, Status>;
     async fn set_retention(&self, request: pb::SetRetentionRequest) -> Result<pb::Decision, Status>;
+    async fn get_policy(&self, request: pb::GetPolicyRequest) -> Result<pb::GetPolicyResponse, Status>;
+    async fn set_policy(&self, request: pb::SetPolicyRequest) -> Result<pb::Decision, Status>;
     async fn activate(&self, request: pb::ActivateRequest) -> Result<pb::Decision, Status>;
     async fn set_clock(&self, request: pb::SetClockRequest) -> Result<pb::Decision, Status>;
     async fn sync(&self, request: pb::SyncRequest) -> Result<pb::SyncResponse, Status>;
@@ -56,4 +58,8 @@ pub trait Api: Send + Sync + 'static {
         &self,
         request: pb::ExportLogRequest,
     ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status>;
+    async fn snapshot(
+        &self,
+        request: pb::SnapshotRequest,
+    ) -> Result<Stream<Result<pb::SnapshotResponse, Status>>, Status>;
 }

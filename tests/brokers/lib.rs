@@ -423,4 +423,6 @@ fn options() -> AdminOptions {
 }
 
 #[cfg(test)]
+mod compose;
+#[cfg(test)]
 mod tests;

@@ -32,13 +32,31 @@ fn every_code_has_its_page_and_every_page_a_code() {
     let folder = repository().join("docs/errors");
     let mut pages: Vec<String> = std::fs::read_dir(folder)
         .unwrap()
-        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
         .filter(|name| name != "README")
         .collect();
     pages.sort();
     let mut codes: Vec<String> = Code::ALL.iter().map(|code| code.name().to_owned()).collect();
     codes.sort();
     assert_eq!(pages, codes, "docs/errors against src/model/code.rs");
+}
+
+/// What a fenced replica says names a page, and `FENCED.md` leads to each.
+#[test]
+fn every_kind_of_fence_has_its_page() {
+    let folder = repository().join("docs/errors/fenced");
+    let said = std::fs::read_to_string(repository().join("src/replica/fence.rs")).unwrap();
+    let index = std::fs::read_to_string(repository().join("docs/errors/FENCED.md")).unwrap();
+    let pages = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut pages: Vec<String> = pages.collect();
+    pages.sort();
+    assert_eq!(pages, ["foreign.md", "gapped.md", "recreated.md", "truncated.md"]);
+    for page in pages {
+        assert!(said.contains(&format!("docs/errors/fenced/{page}")), "no reason leads to {page}");
+        assert!(index.contains(&format!("(fenced/{page})")), "FENCED.md does not lead to {page}");
+    }
 }
 
 /// ARCHITECTURE.md, "Who may import whom".

@@ -155,8 +155,11 @@ fn print_summary(app: &mut App, summary: &Summary) -> Result<(), Failure> {
         .revision
         .map(|revision| format!(", revision {revision}"))
         .unwrap_or_default();
-    app.ui
-        .data(&format!("applied: {what}{revision}, root {}", short(&last.root)))
+    let root = match last.root.as_str() {
+        "" => String::new(),
+        root => format!(", root {}", short(root)),
+    };
+    app.ui.data(&format!("applied: {what}{revision}{root}"))
 }
 
 /// What one commit may hold: the store's limit, with room for the envelope and for paths and hashes around the values.

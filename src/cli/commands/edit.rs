@@ -53,19 +53,7 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     );
 
     let file = draft(&format!("{header}{before}"))?;
-    let editor = app
-        .variable("VISUAL")
-        .or_else(|| app.variable("EDITOR"))
-        .unwrap_or_else(|| "vi".to_owned());
-    let edited = (app.context.edit)(&editor, file.path());
-    match edited {
-        Ok(true) => {}
-        Ok(false) => return Err(Failure::invalid(format!("{editor} failed; nothing was changed"))),
-        Err(error) => {
-            let failure = Failure::invalid(format!("cannot start {editor}: {error}"));
-            return Err(failure.hint("name an editor in EDITOR"));
-        }
-    }
+    in_editor(app, &file)?;
     let text = fs::read_to_string(file.path())
         .map_err(|error| Failure::invalid(format!("cannot read the edited file: {error}")))?;
     let after = without_comments(&text);
@@ -129,7 +117,23 @@ fn keep(failure: Failure, file: tempfile::NamedTempFile, args: &Args, revision: 
     ))
 }
 
-fn draft(text: &str) -> Result<tempfile::NamedTempFile, Failure> {
+/// Lets the user change a file.
+pub fn in_editor(app: &App, file: &tempfile::NamedTempFile) -> Result<(), Failure> {
+    let editor = app
+        .variable("VISUAL")
+        .or_else(|| app.variable("EDITOR"))
+        .unwrap_or_else(|| "vi".to_owned());
+    match (app.context.edit)(&editor, file.path()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::invalid(format!("{editor} failed; nothing was changed"))),
+        Err(error) => {
+            let failure = Failure::invalid(format!("cannot start {editor}: {error}"));
+            Err(failure.hint("name an editor in EDITOR"))
+        }
+    }
+}
+
+pub fn draft(text: &str) -> Result<tempfile::NamedTempFile, Failure> {
     let failed = |error| Failure::new(Exit::Damaged, format!("cannot write a file for the editor: {error}"));
     let mut file = tempfile::Builder::new()
         .prefix("confold-")

@@ -85,7 +85,7 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         let api = app
             .context
             .local
-            .open(&folder.join(&args.folder), Access::Write)
+            .open(&folder.join(&args.folder), Access::Write, None)
             .await?;
         let mut connection = Connection::new(api, made.store);
         connection.nonces = app.context.nonces.clone();

@@ -15,6 +15,7 @@ mod init;
 mod log;
 mod ls;
 mod outcome;
+mod policy;
 mod prune;
 mod put;
 mod remove;
@@ -27,6 +28,7 @@ mod show;
 mod status;
 mod sync;
 mod tag;
+mod token;
 mod unset;
 mod update;
 
@@ -86,6 +88,11 @@ pub enum Command {
     #[command(subcommand)]
     Retention(retention::Command),
 
+    #[command(subcommand)]
+    Policy(policy::Command),
+    #[command(subcommand)]
+    Token(token::Command),
+
     Sync(sync::Args),
     #[command(subcommand)]
     Export(export::Command),
@@ -126,6 +133,8 @@ impl Command {
             Command::Tags(args) => tag::list(args, app).await,
             Command::Prune(args) => prune::run(args, app).await,
             Command::Retention(command) => retention::run(command, app).await,
+            Command::Policy(command) => policy::run(command, app).await,
+            Command::Token(command) => token::run(command, app).await,
             Command::Sync(args) => sync::run(args, app).await,
             Command::Export(command) => export::run(command, app).await,
             Command::Admin(command) => admin::run(command, app).await,

@@ -75,7 +75,8 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     fact("log digest", answer.log_digest.clone());
     fact("chain", answer.chain.clone());
     fact("intent", answer.intent.clone());
-    fact("size", count(answer.bytes, "byte", "bytes"));
+    let size = (answer.bytes > 0).then(|| count(answer.bytes, "byte", "bytes"));
+    fact("size", size.unwrap_or_default());
     app.ui.data(&table(&[], facts))?;
     for line in &answer.facts {
         app.ui.data(&format!("  {line}"))?;

@@ -112,13 +112,19 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
                 row.position.to_string(),
                 row.durable.to_string(),
                 short(&row.state),
+                match row.agrees {
+                    Some(true) => "yes",
+                    Some(false) => "NO",
+                    None => "",
+                }
+                .to_owned(),
                 row.level.to_string(),
                 row.build.clone(),
                 app.ui.time(row.time_ms),
             ]
         };
         let rows = status.replicas.iter().map(replica).collect();
-        let headings = ["REPLICA", "MARK", "DURABLE", "STATE HASH", "LEVEL", "BUILD", "SEEN"];
+        let headings = ["REPLICA", "MARK", "DURABLE", "STATE HASH", "AGREES", "LEVEL", "BUILD", "SEEN"];
         let text = format!("\n{}", table(&headings, rows));
         app.ui.data(&text)?;
     }

@@ -26,6 +26,14 @@ fn the_memory_log_that_is_fenced_by_an_append_conforms() {
 }
 
 #[test]
+fn the_memory_log_that_stores_no_digests_conforms() {
+    run_all(&Memory {
+        without_digests: true,
+        ..Memory::default()
+    });
+}
+
+#[test]
 fn the_file_log_conforms() {
     run_all(&File::new(Options::default()));
 }
@@ -73,6 +81,7 @@ fn the_suite_tells_a_log_that_loses_a_record() {
 struct Memory {
     count: AtomicU8,
     by_append: bool,
+    without_digests: bool,
     made: Mutex<Vec<MemoryLog>>,
 }
 
@@ -81,6 +90,9 @@ impl Memory {
         let log = MemoryLog::new([self.count.fetch_add(1, Ordering::Relaxed); 16]);
         log.set_record_limit(LIMIT);
         log.fence_by_append(self.by_append);
+        if self.without_digests {
+            log.forget_digests(u64::MAX);
+        }
         self.made.lock().push(log.clone());
         log
     }

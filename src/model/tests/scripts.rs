@@ -11,11 +11,13 @@
 //! ```
 //! These lines of one case form one commit; `with seen=-3 id=NAME principal=P author=A` before them sets its envelope,
 //! `resend NAME` sends an earlier record again. Other commands are one event each: `schema NAME [ROOT]`, `tag NAME REV`,
-//! `untag NAME…`, `retention n=… age=…|all`, `prune [REV]`, `withdraw ID`, `activation N`, `clock MS`, `mark [POS]`,
+//! `untag NAME…`, `retention n=… age=…|all`, `prune [REV]`,
+//! `policy [replaces=POS] PRINCIPAL PATH RIGHT… [strict] ; …`, `withdraw ID`, `activation N`, `clock MS`, `mark [POS]`,
 //! `checkpoint REPLICA POS level=N`, `fence`, `seal`, `open N [transport=N]`, `later`, `raw HEX`, `skip N` (that many
 //! fences), `time MS` (for the next records); `let LABEL` remembers the tree as it stands; `show PATH [@LABEL]`, `tags`,
-//! `incarnations`, `state` only print. Records carry the present incarnation unless told another one.
+//! `policies`, `incarnations`, `state` only print. Records carry the present incarnation unless told another one.
 
+use confold_model::code::Code;
 use confold_model::diff::{self, ChangeKind};
 use confold_model::event::{
     self, Base, Body, Checkpoint, Commit, Event, Expect, Genesis, Guard, Limits, Operation, OperationKind, RetentionPolicy,
@@ -24,6 +26,7 @@ use confold_model::fold::{self, Applied, Outcome};
 use confold_model::ids::{EventId, Hash, Incarnation, Position, Revision, Time};
 use confold_model::objects::NoObjects;
 use confold_model::path::{Path, Target};
+use confold_model::policy::{Policy, Right, Rule};
 use confold_model::schema::Schema;
 use confold_model::state::State;
 use confold_model::tree::{Lookup, Tree};
@@ -249,6 +252,19 @@ impl World {
         Guard { path, expect }
     }
 
+    /// `PRINCIPAL PATH RIGHT… [strict] ; …`
+    fn policy(&self, words: &[&str]) -> Policy {
+        let words: Vec<&str> = words.iter().filter(|word| !word.contains('=')).copied().collect();
+        let rule = |words: &[&str]| Rule {
+            principal: words[0].to_owned(),
+            prefix: self.path(words[1]),
+            rights: words[2..].iter().filter_map(|word| Right::from_name(word)).collect(),
+            strict: words.contains(&"strict"),
+        };
+        let rules = words.split(|word| *word == ";").filter(|words| !words.is_empty()).map(rule).collect();
+        Policy { rules, tokens: Vec::new() }
+    }
+
     fn run(&mut self, case: &str) -> String {
         let mut out = String::new();
         let mut commit: Option<Commit<'static>> = None;
@@ -363,6 +379,24 @@ impl World {
                 keep_all: words.contains(&"all"),
             }),
             "prune" => Body::Prune { floor: words.first().map(|text| Revision(number(text))) },
+            "policy" => {
+                let present = self.state.policy().map_or(0, |row| row.position.0);
+                let replaces = Position(option("replaces").map_or(present, number));
+                Body::Policy { policy: self.policy(&words), replaces }
+            }
+            "policies" => {
+                let Some(row) = self.state.policy() else {
+                    writeln!(out, "no policy").unwrap();
+                    return;
+                };
+                writeln!(out, "policy of p{}", row.position).unwrap();
+                for rule in &row.policy.rules {
+                    let strict = if rule.strict { ", strict" } else { "" };
+                    let path = self.schema().print_path(&rule.prefix);
+                    writeln!(out, "  {} {path} {}{strict}", rule.principal, rule.rights).unwrap();
+                }
+                return;
+            }
             "withdraw" => {
                 let id = match self.sent.get(words[0]) {
                     Some((_, id)) => *id,
@@ -426,7 +460,13 @@ impl World {
             Outcome::Unchanged => writeln!(out, "unchanged root={root}"),
             Outcome::Duplicate(first) => writeln!(out, "duplicate of p{}", first.position),
             Outcome::Rejected(rejection) => {
-                writeln!(out, "rejected {}: {}", rejection.code, rejection.detail).unwrap();
+                write!(out, "rejected {}: {}", rejection.code, rejection.detail).unwrap();
+                match &rejection.path {
+                    Some(path) if rejection.code == Code::Permission => {
+                        writeln!(out, ": {}", self.schema().print_path(path)).unwrap();
+                    }
+                    _ => writeln!(out).unwrap(),
+                }
                 for conflict in &rejection.conflicts {
                     let path = self.schema().print_path(&conflict.path);
                     writeln!(out, "  conflict {path} {}", conflict.kind).unwrap();
@@ -543,4 +583,4 @@ macro_rules! scripts {
     };
 }
 
-scripts![add, commit, envelope, ids, merge, moves, remove, schema, tags, update];
+scripts![add, commit, envelope, ids, merge, moves, policy, remove, schema, tags, update];

@@ -7,7 +7,7 @@
 //! ```
 //! Without a prefix digits are a revision, then comes a tag of that name, then the beginning of a root.
 
-use super::refusal::hex;
+use super::rights::{Asked, Rights};
 use super::{Refusal, Served, blocking};
 use crate::past::PastView;
 use crate::propose::Fate;
@@ -89,16 +89,17 @@ impl Reading {
         self.view.descriptor_set_at(at)
     }
 
-    pub fn read_at(&self) -> pb::ReadAt {
+    /// The root is of everything, so it is for those alone who may read everything.
+    pub fn read_at(&self, rights: &Rights) -> pb::ReadAt {
         let view = &self.view;
         pb::ReadAt {
             store: view.store_name.to_string(),
             revision: self.revision().0,
-            root: hex(&self.root()),
+            root: rights.root(&self.root()),
             position: view.position.0,
             time_ms: self.past.as_ref().map_or(view.time, |past| past.time).0,
             token: token(view, view.position),
-            disputed: false,
+            disputed: view.agreement.is_disputed(),
         }
     }
 }
@@ -115,7 +116,7 @@ pub(super) fn no_schema() -> Refusal {
     Refusal::new(Code::SchemaInvalid, "the store has no schema yet").hint("push one with `confold schema push`")
 }
 
-impl Served {
+impl Asked {
     /// The view that a read asks for.
     pub async fn view(&self, read: &pb::Read) -> Result<Arc<View>, Refusal> {
         let deadline = self.options.deadline(read.deadline_ms);
@@ -141,7 +142,7 @@ impl Served {
     }
 
     /// The state that a read asks for, past trees re-made where they have to be.
-    pub async fn reading(self: &Arc<Served>, read: pb::Read) -> Result<Reading, Refusal> {
+    pub async fn reading(&self, read: pb::Read) -> Result<Reading, Refusal> {
         let view = self.view(&read).await?;
         if is_latest(&read.at) {
             return Ok(Reading::latest(view));
@@ -170,7 +171,10 @@ impl Served {
     /// The revision that a name stands for, also one that is gone. Blocks, unless it is the latest.
     pub fn resolve(&self, view: &View, at: &str) -> Result<Named, Refusal> {
         let (name, back) = split(at)?;
-        let named = self.name(view, name).map_err(|refusal| refusal.about_at(at))?;
+        let sees_all = self.now()?.sees_all();
+        let named = self
+            .name(view, name, sees_all)
+            .map_err(|refusal| refusal.about_at(at))?;
         match named.revision.0.checked_sub(back) {
             Some(_) if back == 0 => Ok(named),
             Some(revision) => Ok(Named {
@@ -187,7 +191,8 @@ impl Served {
         }
     }
 
-    fn name(&self, view: &View, name: &str) -> Result<Named, Refusal> {
+    /// Without `sees_all` no root is known: which ones there are would tell what they are made of.
+    fn name(&self, view: &View, name: &str, sees_all: bool) -> Result<Named, Refusal> {
         let revision = |revision: Revision| {
             Ok(Named {
                 revision,
@@ -205,7 +210,8 @@ impl Served {
                 None => Err(no_tag(view, tag)),
             },
             Some(("root", text)) => match RootPrefix::parse(text) {
-                Some(prefix) => self.by_root(view, text, &prefix)?.ok_or_else(|| no_root(text)),
+                Some(prefix) if sees_all => self.by_root(view, text, &prefix)?.ok_or_else(|| no_root(text)),
+                Some(_) => Err(no_root(text)),
                 None => Err(unreadable(name, "a root is 1 to 64 hex digits, as in root:3f9c")),
             },
             Some(("time", text)) => revision(self.by_time(view, time(name, text)?)?),
@@ -221,11 +227,11 @@ impl Served {
                     "use tag:, rev:, root:, time:, pos: or event:",
                 ))
             }
-            None => self.bare(view, name),
+            None => self.bare(view, name, sees_all),
         }
     }
 
-    fn bare(&self, view: &View, name: &str) -> Result<Named, Refusal> {
+    fn bare(&self, view: &View, name: &str, sees_all: bool) -> Result<Named, Refusal> {
         if let Some(number) = decimal(name) {
             return reached(view, Revision(number));
         }
@@ -236,7 +242,7 @@ impl Served {
             });
         }
         // Fewer digits are more likely a word that was mistyped.
-        if let (true, Some(prefix)) = (name.len() >= 4, RootPrefix::parse(name))
+        if let (true, Some(prefix)) = (sees_all && name.len() >= 4, RootPrefix::parse(name))
             && let Some(named) = self.by_root(view, name, &prefix)?
         {
             return Ok(named);

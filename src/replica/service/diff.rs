@@ -3,16 +3,17 @@
 use super::at::{Reading, is_latest};
 use super::read::{Form, SLICE, value_bytes};
 use super::refusal::{hex, refusal};
-use super::{Refusal, Served, blocking};
+use super::rights::{Asked, Rights};
+use super::{Refusal, blocking};
 use confold_model::code::{Code, Rejection};
 use confold_model::diff::{self, ChangeKind, Difference, Options};
 use confold_model::path::{Path, Target};
+use confold_model::policy::Visible;
 use confold_model::schema::{Schema, TypeId};
 use confold_model::tree::{NodeView, Tree};
 use confold_wire::api::Stream;
 use confold_wire::pb::{self, change};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,14 +24,15 @@ const AHEAD: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// T7: of the whole tree, walking only what differs.
-pub(super) async fn diff(served: Arc<Served>, request: pb::DiffRequest) -> Result<pb::DiffResponse, Refusal> {
+pub(super) async fn diff(served: Asked, request: pb::DiffRequest) -> Result<pb::DiffResponse, Refusal> {
     let job = Job::open(served, request).await?;
     blocking(move || {
         let limit = job.served.options.changes.size(job.request.limit);
-        let mut answer = job.answer();
+        let rights = job.served.now()?;
+        let mut answer = job.answer(&rights);
         let mut bytes = 0;
         // One more than is shown tells whether there is more.
-        job.walk(&mut |change, size| {
+        job.walk(&rights, &mut |change, size| {
             bytes += size;
             if answer.changes.len() == limit || (bytes > job.served.options.answer_bytes && !answer.changes.is_empty())
             {
@@ -46,7 +48,7 @@ pub(super) async fn diff(served: Arc<Served>, request: pb::DiffRequest) -> Resul
 }
 
 pub(super) async fn stream(
-    served: Arc<Served>,
+    served: Asked,
     request: pb::DiffRequest,
 ) -> Result<Stream<Result<pb::DiffResponse, Status>>, Refusal> {
     let job = Job::open(served, request).await?;
@@ -67,7 +69,7 @@ pub(super) async fn stream(
 
 /// Two states to compare.
 struct Job {
-    served: Arc<Served>,
+    served: Asked,
     from: Reading,
     to: Reading,
     pattern: Pattern,
@@ -76,7 +78,7 @@ struct Job {
 }
 
 impl Job {
-    async fn open(served: Arc<Served>, mut request: pb::DiffRequest) -> Result<Job, Refusal> {
+    async fn open(served: Asked, mut request: pb::DiffRequest) -> Result<Job, Refusal> {
         let from = request.from.take().unwrap_or_default();
         let to = request.to.take().unwrap_or_default();
         let view = served.view(&to).await?;
@@ -113,10 +115,10 @@ impl Job {
         .await
     }
 
-    fn answer(&self) -> pb::DiffResponse {
+    fn answer(&self, rights: &Rights) -> pb::DiffResponse {
         pb::DiffResponse {
-            from: Some(self.from.read_at()),
-            to: Some(self.to.read_at()),
+            from: Some(self.from.read_at(rights)),
+            to: Some(self.to.read_at(rights)),
             changes: Vec::new(),
             more: false,
         }
@@ -129,15 +131,20 @@ impl Job {
             .ok()
             .filter(|limit| *limit > 0)
             .unwrap_or(usize::MAX);
-        let (mut answer, mut bytes, mut count, mut gone) = (self.answer(), 0, 0, false);
-        self.walk(&mut |change, size| {
+        let rights = self.served.now()?;
+        let (mut answer, mut bytes, mut count, mut gone) = (self.answer(&rights), 0, 0, false);
+        self.walk(&rights, &mut |change, size| {
             if count == limit {
                 answer.more = true;
                 return Ok(ControlFlow::Break(()));
             }
             if answer.changes.len() >= options.changes.usual || (bytes + size > options.piece_bytes && bytes > 0) {
                 bytes = 0;
-                gone = !take(std::mem::replace(&mut answer, self.answer()));
+                // What was found since is not handed over where the rights by which it was have been taken away.
+                if !self.served.now()?.reads_as(&rights) {
+                    return Err(rights_changed());
+                }
+                gone = !take(std::mem::replace(&mut answer, self.answer(&rights)));
                 if gone {
                     return Ok(ControlFlow::Break(()));
                 }
@@ -148,14 +155,18 @@ impl Job {
             Ok(ControlFlow::Continue(()))
         })?;
         if !gone {
+            if !self.served.now()?.reads_as(&rights) {
+                return Err(rights_changed());
+            }
             take(answer);
         }
         Ok(())
     }
 
-    /// Visits the changes that fit, each with roughly its size.
+    /// Visits the changes that fit and that the caller may see, each with roughly its size.
     fn walk(
         &self,
+        rights: &Rights,
         visit: &mut dyn FnMut(pb::Change, usize) -> Result<ControlFlow<()>, Refusal>,
     ) -> Result<(), Refusal> {
         let Ok(schema) = self.to.schema() else { return Ok(()) };
@@ -163,12 +174,13 @@ impl Job {
         let objects = self.served.objects();
         let options = Options {
             below: self.pattern.below.clone(),
-            deep: self.pattern.is_wild(),
+            // A change that may not be shown as a whole may have something below it that may.
+            deep: self.pattern.is_wild() || !self.shows_all(rights),
             limit: None,
         };
         let mut failed = None;
         diff::diff(old, new, &**schema, &options, objects, &mut |difference| {
-            let flow = match self.fits(schema, &difference) {
+            let flow = match self.fits(schema, rights, &difference) {
                 Ok(false) => Ok(ControlFlow::Continue(())),
                 Ok(true) => self.change(schema, difference).and_then(|change| {
                     let size = CHANGE_BYTES
@@ -190,14 +202,24 @@ impl Job {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Whether a change is asked for. A walk with wildcards names each node of what was added or removed; of those only
-    /// the topmost that fits is a change of its own, as it is without wildcards.
-    fn fits(&self, schema: &Schema, difference: &Difference) -> Result<bool, Refusal> {
+    /// Whether all that is asked for may be seen.
+    fn shows_all(&self, rights: &Rights) -> bool {
+        rights.grants().visible(&self.pattern.below) == Visible::Full
+    }
+
+    /// Whether a change is asked for and may be seen. A deep walk names each node of what was added or removed; of those
+    /// only the topmost that is shown is a change of its own, as it is where everything is shown.
+    fn fits(&self, schema: &Schema, rights: &Rights, difference: &Difference) -> Result<bool, Refusal> {
         let change = &difference.change;
-        if !self.pattern.is_wild() {
+        let shows_all = self.shows_all(rights);
+        if shows_all && !self.pattern.is_wild() {
             return Ok(true);
         }
-        if !self.pattern.covers(&schema.print_path(&change.path)) {
+        let shown = |path: &Path| {
+            let asked = !self.pattern.is_wild() || self.pattern.covers(&schema.print_path(path));
+            asked && (shows_all || rights.grants().visible(path) == Visible::Full)
+        };
+        if !shown(&change.path) {
             return Ok(false);
         }
         let other = match change.kind {
@@ -213,7 +235,7 @@ impl Job {
             return Ok(true);
         };
         let top = other.subtree_hash(&parent, self.served.objects())?.is_some();
-        Ok(top || !self.pattern.covers(&schema.print_path(&parent)))
+        Ok(top || !shown(&parent))
     }
 
     fn change(&self, schema: &Schema, difference: Difference) -> Result<pb::Change, Refusal> {
@@ -284,7 +306,7 @@ impl Job {
             schema,
             objects: self.served.objects(),
         };
-        whole.assemble(node, ty, None, left)?.ok_or_else(|| {
+        whole.assemble(node, ty, None, left, None)?.ok_or_else(|| {
             let detail = format!(
                 "one changed subtree has more than {} bytes",
                 self.served.options.answer_bytes
@@ -292,6 +314,14 @@ impl Job {
             Refusal::new(Code::TooLarge, detail).hint("ask without values, or below a longer path")
         })
     }
+}
+
+fn rights_changed() -> Refusal {
+    Refusal::new(
+        Code::Permission,
+        "the rights by which this was read were taken away meanwhile",
+    )
+    .hint("ask again")
 }
 
 /// What stands in an answer for each change beside path and values.

@@ -2,7 +2,8 @@
 
 use super::at::Reading;
 use super::diff::Pattern;
-use super::refusal::{hex, refusal};
+use super::refusal::refusal;
+use super::rights::{Asked, Rights};
 use super::text::Texts;
 use super::{Refusal, Served, blocking};
 use crate::propose::Fate;
@@ -27,18 +28,19 @@ const BATCH: u64 = 256;
 const MOST_WINDOWS: usize = 1 << 10;
 const MOST_CANDIDATES: usize = 20_000;
 
-pub(super) async fn log(served: Arc<Served>, mut request: pb::LogRequest) -> Result<pb::LogResponse, Refusal> {
+pub(super) async fn log(served: Asked, mut request: pb::LogRequest) -> Result<pb::LogResponse, Refusal> {
     let read = request.read.take().unwrap_or_default();
     let view = served.view(&read).await?;
     blocking(move || {
-        let query = Query::open(&served, &view, &request)?;
+        let rights = served.now()?;
+        let query = Query::open(&served, &view, &rights, &request)?;
         let (rows, next_after) = if request.all {
             query.events()?
         } else {
             query.revisions()?
         };
         Ok(pb::LogResponse {
-            read_at: Some(Reading::latest(view.clone()).read_at()),
+            read_at: Some(Reading::latest(view.clone()).read_at(&rights)),
             rows,
             next_after,
         })
@@ -47,7 +49,7 @@ pub(super) async fn log(served: Arc<Served>, mut request: pb::LogRequest) -> Res
 }
 
 struct Query<'a> {
-    served: &'a Served,
+    served: &'a Asked,
     view: &'a Arc<View>,
     request: &'a pb::LogRequest,
     filter: Filter,
@@ -66,7 +68,12 @@ enum Filter {
 type Found = (Vec<pb::LogRow>, Option<u64>);
 
 impl<'a> Query<'a> {
-    fn open(served: &'a Served, view: &'a Arc<View>, request: &'a pb::LogRequest) -> Result<Query<'a>, Refusal> {
+    fn open(
+        served: &'a Asked,
+        view: &'a Arc<View>,
+        rights: &'a Rights,
+        request: &'a pb::LogRequest,
+    ) -> Result<Query<'a>, Refusal> {
         let filter = Filter::parse(view, &request.path)?;
         let limit = served.options.rows.size(request.limit.into());
         Ok(Query {
@@ -74,7 +81,7 @@ impl<'a> Query<'a> {
             view,
             request,
             filter,
-            rows: Rows::new(served, view),
+            rows: Rows::new(served, view, rights),
             limit,
         })
     }
@@ -156,7 +163,8 @@ impl<'a> Query<'a> {
         if !author.is_empty() && *row.author != **author {
             return Ok(None);
         }
-        let needs_record = !self.request.brief || matches!(self.filter, Filter::Scanned(_));
+        let needs_record =
+            !self.request.brief || matches!(self.filter, Filter::Scanned(_)) || !self.rows.rights.sees_all();
         let record = if needs_record {
             self.rows.record(row.position)?
         } else {
@@ -165,6 +173,9 @@ impl<'a> Query<'a> {
         if let (Filter::Scanned(_), Some(record)) = (&self.filter, &record)
             && !self.fits(record)
         {
+            return Ok(None);
+        }
+        if !self.rows.shows(record.as_ref()) {
             return Ok(None);
         }
         Ok(Some(
@@ -219,7 +230,7 @@ impl<'a> Query<'a> {
                 }
                 candidates += 1;
                 last = Some(record.position.0);
-                if self.fits(&record) {
+                if self.fits(&record) && self.rows.shows(Some(&record)) {
                     found.push(self.rows.of_record(&record, self.request.brief)?);
                 }
             }
@@ -356,14 +367,15 @@ fn digests(path: &Path) -> Vec<(PathDigest, bool)> {
 
 /// Makes rows; shared with `Show`.
 pub(super) struct Rows<'a> {
-    served: &'a Served,
+    served: &'a Asked,
     view: &'a Arc<View>,
+    pub rights: &'a Rights,
     tags: BTreeMap<Revision, Vec<String>>,
     pub texts: Texts<'a>,
 }
 
 impl<'a> Rows<'a> {
-    pub fn new(served: &'a Served, view: &'a Arc<View>) -> Rows<'a> {
+    pub fn new(served: &'a Asked, view: &'a Arc<View>, rights: &'a Rights) -> Rows<'a> {
         let mut tags: BTreeMap<Revision, Vec<String>> = BTreeMap::new();
         for (name, row) in view.tags.iter() {
             tags.entry(row.revision).or_default().push(name.clone());
@@ -371,9 +383,11 @@ impl<'a> Rows<'a> {
         Rows {
             served,
             view,
+            rights,
             tags,
             texts: Texts {
                 schema: view.schema.as_deref(),
+                rights,
             },
         }
     }
@@ -387,6 +401,18 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Whether the caller may see that this event is there: that it changes something of which they may read something.
+    /// A record that is gone or no event has nothing that could be decided on.
+    pub fn shows(&self, record: Option<&Record>) -> bool {
+        if self.rights.sees_all() {
+            return true;
+        }
+        match record.map(|record| Event::decode(&record.bytes)) {
+            Some(Ok(event)) => self.texts.shows(&event.body),
+            _ => false,
+        }
+    }
+
     pub fn of_revision(&self, row: &RevisionRow, record: Option<&Record>) -> pb::LogRow {
         let mut shown = pb::LogRow {
             position: row.position.0,
@@ -394,7 +420,7 @@ impl<'a> Rows<'a> {
             time_ms: row.time.0,
             author: row.author.to_string(),
             event_id: row.id.map(|id| id.to_string()).unwrap_or_default(),
-            root: hex(&row.root),
+            root: self.rights.root(&row.root),
             outcome: decision::Outcome::Committed.into(),
             // Nothing else makes a revision.
             kind: "commit".to_owned(),
@@ -416,7 +442,9 @@ impl<'a> Rows<'a> {
         let mut shown = pb::LogRow {
             position: record.position.0,
             time_ms: record.time.0,
-            root: hex(&before.map_or(confold_model::node::EMPTY_NODE, |row| row.root)),
+            root: self
+                .rights
+                .root(&before.map_or(confold_model::node::EMPTY_NODE, |row| row.root)),
             ..pb::LogRow::default()
         };
         let (outcome, code) = match Event::decode(&record.bytes) {
@@ -478,7 +506,7 @@ impl<'a> Rows<'a> {
 impl Served {
     /// The records of a range of positions, fewer where the log ends. Blocks.
     pub fn records(&self, from: Position, to: Position) -> Result<Vec<Record>, Refusal> {
-        let mut reader = self.handle.log().reader(from)?;
+        let mut reader = self.handle.reader(from)?;
         let mut found: Vec<Record> = Vec::new();
         while found.last().map_or(from, |record| record.position.next()) <= to {
             let wanted = to.0 + 1 - found.last().map_or(from.0, |record| record.position.0 + 1);

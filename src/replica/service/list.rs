@@ -1,22 +1,21 @@
 //! Pages of a container, one by one or as a stream; the elements of one call are of one revision.
 
 use super::at::{Reading, is_latest};
-use super::read::{Render, SLICE, Shown, container_row, elements};
+use super::read::{Elements, Render, SLICE, Shown, container_row};
 use super::refusal::{hex, refusal};
-use super::{Refusal, Served, blocking};
+use super::rights::{Asked, Rights};
+use super::{Refusal, blocking};
 use confold_model::code::{Code, Rejection};
 use confold_model::path::{Path, Target};
 use confold_model::schema::ChildField;
-use confold_model::tree::ContainerView;
 use confold_wire::api::Stream;
 use confold_wire::pb::{self, list_request::Start};
-use std::sync::Arc;
 use tonic::Status;
 
 /// Pages up to this size without values or depth are read on the calling thread.
 const SMALL_PAGE: usize = 32;
 
-pub(super) async fn list(served: Arc<Served>, mut request: pb::ListRequest) -> Result<pb::ListResponse, Refusal> {
+pub(super) async fn list(served: Asked, mut request: pb::ListRequest) -> Result<pb::ListResponse, Refusal> {
     let read = request.read.take().unwrap_or_default();
     let view = served.view(&read).await?;
     let small = request.depth == 0 && served.options.page.size(request.page_size.into()) <= SMALL_PAGE;
@@ -36,7 +35,7 @@ pub(super) async fn list(served: Arc<Served>, mut request: pb::ListRequest) -> R
 
 /// Each page is read when the one before was taken: a slow client costs no thread and no memory but the view.
 pub(super) async fn stream(
-    served: Arc<Served>,
+    served: Asked,
     mut request: pb::ListRequest,
 ) -> Result<Stream<Result<pb::ListResponse, Status>>, Refusal> {
     let read = request.read.take().unwrap_or_default();
@@ -52,11 +51,11 @@ pub(super) async fn stream(
 
 /// Where a call stands in its container.
 struct Listing {
-    served: Arc<Served>,
+    served: Asked,
     reading: Reading,
     request: pb::ListRequest,
     path: Path,
-    elements: ContainerView,
+    elements: Elements,
     /// Index of the next element to show; with `reverse` of the one behind it.
     next: u64,
     /// Elements still wanted; `None`: all.
@@ -64,7 +63,7 @@ struct Listing {
 }
 
 impl Listing {
-    fn open(served: &Arc<Served>, reading: Reading, request: pb::ListRequest) -> Result<Listing, Refusal> {
+    fn open(served: &Asked, reading: Reading, request: pb::ListRequest) -> Result<Listing, Refusal> {
         let schema = reading.schema()?.clone();
         let refuse = |rejection| refusal(rejection, Some(&schema));
         let path = schema.parse_path(&request.path).map_err(refuse)?;
@@ -72,7 +71,7 @@ impl Listing {
             let detail = "this is a node, not a container".to_owned();
             return Err(refuse(Rejection::new(Code::NotAContainer, detail).at(path)));
         };
-        let elements = elements(&reading, served, &path)?;
+        let elements = Elements::open(&reading, served, &served.now()?, &path)?;
         let rank = |text: &str| -> Result<(u64, bool), Refusal> {
             let Some(field) = child.key() else {
                 let detail = format!("{} is a list without keys: start from an index", child.name);
@@ -121,9 +120,11 @@ impl Listing {
         })
     }
 
-    /// The next page, and what comes behind it where there is more.
+    /// The next page, and what comes behind it where there is more. What the caller may see of it is asked again.
     fn page(mut self) -> Result<(pb::ListResponse, Option<Listing>), Refusal> {
         let schema = self.reading.schema()?.clone();
+        let rights = self.served.now()?;
+        self.elements.check(&self.reading, &rights, &self.path)?;
         let Target::Container { child, .. } = schema
             .resolve(&self.path)
             .map_err(|rejection| refusal(rejection, Some(&schema)))?
@@ -132,7 +133,7 @@ impl Listing {
         };
         let mut wanted = self.served.options.page.size(self.request.page_size.into()) as u64;
         wanted = self.left.map_or(wanted, |left| wanted.min(left));
-        let nodes = self.nodes(child, wanted)?;
+        let nodes = self.nodes(child, wanted, &rights)?;
         self.left = self.left.map(|left| left - (nodes.len() as u64).min(left));
         let rest = if self.request.reverse {
             self.next
@@ -141,12 +142,12 @@ impl Listing {
         };
         let more = rest > 0 && self.left != Some(0);
         let answer = pb::ListResponse {
-            read_at: Some(self.reading.read_at()),
+            read_at: Some(self.reading.read_at(&rights)),
             container: Some(container_row(
                 schema.print_path(&self.path),
                 child,
                 self.elements.len(),
-                hex(&self.elements.hash()),
+                self.elements.hash().as_ref().map(hex).unwrap_or_default(),
             )),
             r#type: schema.message(child.message).full_name.clone(),
             more,
@@ -166,7 +167,7 @@ impl Listing {
     }
 
     /// Up to `wanted` elements, fewer where the answer would grow too big, but one at least.
-    fn nodes(&mut self, child: &ChildField, wanted: u64) -> Result<Vec<pb::Node>, Refusal> {
+    fn nodes(&mut self, child: &ChildField, wanted: u64, rights: &Rights) -> Result<Vec<pb::Node>, Refusal> {
         let request = &self.request;
         let shown = Shown {
             depth: request.depth,
@@ -203,7 +204,8 @@ impl Listing {
                 };
                 let before = render.used();
                 render.restart();
-                let node = render.element(&self.path, child, &key, index, &node)?;
+                let place = self.elements.place(rights, &self.path, &key);
+                let node = render.element(&self.path, child, &key, index, &node, place)?;
                 if !nodes.is_empty() && before + render.used() > most {
                     return Ok(nodes);
                 }

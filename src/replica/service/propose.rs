@@ -1,8 +1,9 @@
 //! From a request to an event and from its outcome to a `Decision`.
 
 use super::at::token;
-use super::refusal::{hex, refusal};
-use super::{Refusal, Served, blocking};
+use super::refusal::refusal;
+use super::rights::Asked;
+use super::{Refusal, blocking};
 use crate::propose::{Fate, Proposal, ProposeError, Settled, Submission};
 use crate::view::View;
 use confold_model::code::{Code, Rejection};
@@ -53,14 +54,14 @@ macro_rules! proposing {
 }
 proposing! {
     CommitRequest "commit" WithdrawRequest "withdraw" TagRequest "tag" UntagRequest "untag" PushSchemaRequest "schema"
-    PruneRequest "prune" SetRetentionRequest "retention" ActivateRequest "activate" SetClockRequest "clock"
+    PruneRequest "prune" SetPolicyRequest "policy" SetRetentionRequest "retention" ActivateRequest "activate" SetClockRequest "clock"
 }
 
 impl Intention {
     /// The intent is BLAKE3 of what is wanted: the request without what may differ between two attempts at the same
     /// thing. The store's name may be left out, the first attempt may have no event id yet and a retry has, and
     /// deadline and clock are of the attempt.
-    pub fn of<R: Proposing>(served: &Served, principal: Arc<str>, request: &mut R) -> Result<Intention, Refusal> {
+    pub fn of<R: Proposing>(served: &Asked, request: &mut R) -> Result<Intention, Refusal> {
         let proposal = request.proposal_mut().take().unwrap_or_default();
         request.store_mut().clear();
         let id = match proposal.event_id.as_str() {
@@ -91,7 +92,7 @@ impl Intention {
             id,
             intent: Hash::of(&preimage),
             author,
-            principal,
+            principal: served.principal.clone(),
             reason,
             client_time_ms,
             deadline,
@@ -135,10 +136,12 @@ pub(super) enum Proposed {
 /// Hands the event to the log. Where it could not be made although the client had an id for it, it may stand on the log
 /// from an earlier attempt: then that one's outcome is the answer, whatever has changed since.
 pub(super) async fn submit(
-    served: &Arc<Served>,
+    served: &Asked,
     intention: Intention,
     built: Result<Built, Refusal>,
 ) -> Result<Proposed, Refusal> {
+    // No request gets to the log by a right that its caller does not have, whatever built it.
+    let built = built.and_then(|built| served.check(&built.body).map(|()| built));
     match (built, intention.id) {
         (Ok(Built { body, notes }), id) => {
             let deadline = intention.deadline;
@@ -160,7 +163,7 @@ pub(super) async fn submit(
 
 impl Proposed {
     /// Waits for the fold; every end is a decision here.
-    pub async fn decision(self, served: &Served) -> pb::Decision {
+    pub async fn decision(self, served: &Asked) -> pb::Decision {
         match self {
             Proposed::Decided(decision) => *decision,
             Proposed::Waiting(submission, notes) => match submission.settled().await {
@@ -173,7 +176,7 @@ impl Proposed {
 
 /// A whole proposal for a call that answers only what was committed or left as it was.
 pub(super) async fn propose(
-    served: Arc<Served>,
+    served: Asked,
     intention: Intention,
     built: Result<Built, Refusal>,
 ) -> Result<pb::Decision, Refusal> {
@@ -203,7 +206,7 @@ pub(super) fn refused(refusal: Refusal) -> pb::Decision {
     }
 }
 
-pub(super) async fn outcome(served: Arc<Served>, request: pb::OutcomeRequest) -> Result<pb::Decision, Refusal> {
+pub(super) async fn outcome(served: Asked, request: pb::OutcomeRequest) -> Result<pb::Decision, Refusal> {
     let id = parse_event_id(&request.event_id)?;
     let wait = Duration::from_millis(request.wait_ms.into()).min(served.options.longest_deadline);
     let end = tokio::time::Instant::now() + wait;
@@ -220,13 +223,13 @@ pub(super) async fn outcome(served: Arc<Served>, request: pb::OutcomeRequest) ->
 }
 
 pub(super) async fn withdraw(
-    served: Arc<Served>,
-    principal: Arc<str>,
+    served: Asked,
     mut request: pb::WithdrawRequest,
 ) -> Result<pb::Decision, Refusal> {
     let id = parse_event_id(&request.event_id)?;
-    let intention = Intention::of(&served, principal, &mut request)?;
+    let intention = Intention::of(&served, &mut request)?;
     let (deadline, own) = (intention.deadline, intention.id);
+    served.check(&Body::Withdraw { id })?;
     let proposal = intention.proposal(Body::Withdraw { id });
     match served.handle.withdraw(id, proposal, deadline).await {
         Ok(Fate::NeverApplied { why, .. }) => Ok(refused(Refusal::new(Code::Withdrawn, why).event(id))),
@@ -242,8 +245,8 @@ pub(super) async fn withdraw(
     }
 }
 
-impl Served {
-    /// What the fold made of an event.
+impl Asked {
+    /// What the fold made of an event, as far as it is the caller's to know.
     pub fn decision(&self, settled: Settled, notes: Vec<String>) -> pb::Decision {
         let view = self.handle.view();
         let Settled {
@@ -258,7 +261,7 @@ impl Served {
         let token = token(&view, position);
         let error = match &outcome {
             Outcome::Rejected(rejection) => {
-                let refusal = refusal(rejection.clone(), view.schema.as_deref());
+                let refusal = refusal(self.redacted(rejection.clone()), view.schema.as_deref());
                 Some(refusal.event(id).stands(position, token.clone()).into_detail())
             }
             _ => None,
@@ -272,13 +275,14 @@ impl Served {
             outcome: outcome.into(),
             event_id: id.to_string(),
             revision: revision.map(|revision| revision.0),
-            root: hex(&root),
+            root: self.root(&root),
             position: Some(position.0),
             time_ms: time.map(|time| time.0),
             token,
             repeated,
             error,
             notes,
+            disputed: view.agreement.is_disputed(),
         }
     }
 

@@ -2,23 +2,27 @@
 
 use super::at::{Reading, is_latest};
 use super::refusal::{hex, refusal};
+use super::rights::{Asked, Rights};
 use super::write::mask;
-use super::{Refusal, Served, blocking};
+use super::{Refusal, blocking};
 use bytes::Bytes;
 use confold_model::code::{Code, Rejection};
+use confold_model::ids::Hash;
 use confold_model::objects::{Objects, ObjectsError};
 use confold_model::path::{Path, Step, Target};
-use confold_model::schema::{ChildField, ChildKind, MessageType, Schema, TypeId};
-use confold_model::tree::{ContainerView, Lookup, NodeView, Tree};
+use confold_model::policy::{Place, Visible};
+use confold_model::schema::{ChildField, ChildKind, KeyField, MessageType, Schema, TypeId};
+use confold_model::tree::{ContainerView, Element, Lookup, NodeView, Tree};
 use confold_wire::dynamic::Types;
 use confold_wire::pb::{self, container};
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 /// Elements of a container that are read on the calling thread, and at once from the tree.
 const FEW: u64 = 32;
 pub(super) const SLICE: u64 = 256;
 
-pub(super) async fn get(served: Arc<Served>, mut request: pb::GetRequest) -> Result<pb::GetResponse, Refusal> {
+pub(super) async fn get(served: Asked, mut request: pb::GetRequest) -> Result<pb::GetResponse, Refusal> {
     let read = request.read.take().unwrap_or_default();
     let view = served.view(&read).await?;
     if request.depth == 0
@@ -37,7 +41,7 @@ pub(super) async fn get(served: Arc<Served>, mut request: pb::GetRequest) -> Res
 
 /// `None`: there are more than `few` elements.
 fn get_now(
-    served: &Served,
+    served: &Asked,
     reading: &Reading,
     request: &pb::GetRequest,
     few: u64,
@@ -46,6 +50,7 @@ fn get_now(
     let path = schema
         .parse_path(&request.path)
         .map_err(|rejection| refusal(rejection, Some(schema)))?;
+    let rights = served.now()?;
     let target = schema
         .resolve(&path)
         .map_err(|rejection| refusal(rejection, Some(schema)))?;
@@ -59,9 +64,10 @@ fn get_now(
         format: request.format,
         values: true,
     };
+    let place = place(reading, &rights, &path)?;
     let mut render = Render::new(served, reading, ty, shown, request.max_bytes)?;
     let mut answer = pb::GetResponse {
-        read_at: Some(reading.read_at()),
+        read_at: Some(reading.read_at(&rights)),
         r#type: schema.message(ty).full_name.clone(),
         ..pb::GetResponse::default()
     };
@@ -69,20 +75,30 @@ fn get_now(
         Target::Node { keyed, .. } => {
             let node = found(reading, served, &path)?;
             let key = keyed.map_or_else(String::new, |child| key_text(child, &path));
-            let index = index(reading, served, &path)?;
-            answer
-                .nodes
-                .push(render.node(schema.print_path(&path), key, index, &node)?);
+            let index = index(reading, served, &rights, &path)?;
+            answer.nodes.push(render.node(
+                schema.print_path(&path),
+                key,
+                index,
+                &node,
+                Seen {
+                    place,
+                    key: keyed.and_then(ChildField::key),
+                },
+            )?);
         }
         Target::Container { child, .. } => {
-            let elements = elements(reading, served, &path)?;
+            let elements = Elements::open(reading, served, &rights, &path)?;
             if elements.len() > few {
                 return Ok(None);
             }
             let mut index = 0;
             while index < elements.len() {
                 for (key, node) in elements.slice(index, SLICE, served.objects())? {
-                    answer.nodes.push(render.element(&path, child, &key, index, &node)?);
+                    let place = elements.place(&rights, &path, &key);
+                    answer
+                        .nodes
+                        .push(render.element(&path, child, &key, index, &node, place)?);
                     index += 1;
                 }
             }
@@ -90,15 +106,149 @@ fn get_now(
                 schema.print_path(&path),
                 child,
                 elements.len(),
-                hex(&elements.hash()),
+                elements.hash().as_ref().map(hex).unwrap_or_default(),
             ));
         }
     }
     Ok(Some(answer))
 }
 
+/// What the caller may see at a path. Where that is nothing, the answer is that of a path at which nothing is, whatever is
+/// there: it is made before anything is looked up.
+pub(super) fn place<'r>(reading: &Reading, rights: &'r Rights, path: &Path) -> Result<Place<'r>, Refusal> {
+    let mut place = rights.grants().root();
+    for (index, step) in path.steps.iter().enumerate() {
+        place = place.step(step.field, step.key.as_deref());
+        if place.visible() == Visible::Hidden {
+            return Err(absent(reading, path, index));
+        }
+    }
+    match place.visible() {
+        Visible::Hidden => Err(absent(reading, path, 0)),
+        _ => Ok(place),
+    }
+}
+
+/// The elements of a container that a caller may see.
+pub(super) enum Elements {
+    All(ContainerView),
+    /// Some elements are hidden, or may be: those that are not, by key. As many as the policy names and as are there.
+    Some(Vec<Element>),
+}
+
+impl Elements {
+    pub fn open(reading: &Reading, served: &Asked, rights: &Rights, path: &Path) -> Result<Elements, Refusal> {
+        let place = place(reading, rights, path)?;
+        if place.visible() == Visible::Full {
+            return Ok(Elements::All(elements(reading, served, path)?));
+        }
+        let container = match reading.tree().container(path, served.objects())? {
+            Some(container) => container,
+            // The node that holds it is not there: no element of it can be.
+            None => return Ok(Elements::Some(Vec::new())),
+        };
+        Elements::some(&container, readable_keys(rights, path), served).map(Elements::Some)
+    }
+
+    fn some<'k>(
+        container: &ContainerView,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+        served: &Asked,
+    ) -> Result<Vec<Element>, Refusal> {
+        let mut found = Vec::new();
+        for key in keys {
+            if let Some(node) = container.get(key, served.objects())? {
+                found.push((key.into(), node));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the caller may still see these elements. `NOT_FOUND`, as from the start, where the rights have become fewer
+    /// since they were opened.
+    pub fn check(&self, reading: &Reading, rights: &Rights, path: &Path) -> Result<(), Refusal> {
+        let visible = place(reading, rights, path)?.visible();
+        let fewer = match self {
+            Elements::All(_) => visible != Visible::Full,
+            Elements::Some(found) => {
+                let hidden = |key: &[u8]| rights.grants().visible(&element_path(path, key)) == Visible::Hidden;
+                found.iter().any(|(key, _)| hidden(key))
+            }
+        };
+        if fewer {
+            Err(absent(reading, path, path.steps.len()))
+        } else {
+            Ok(())
+        }
+    }
+
+    pub fn len(&self) -> u64 {
+        match self {
+            Elements::All(elements) => elements.len(),
+            Elements::Some(found) => found.len() as u64,
+        }
+    }
+
+    /// `None` where elements are hidden, or may be.
+    pub fn hash(&self) -> Option<Hash> {
+        match self {
+            Elements::All(elements) => Some(elements.hash()),
+            Elements::Some(_) => None,
+        }
+    }
+
+    /// How many stand before a key, and whether it is there.
+    pub fn rank(&self, key: &[u8], objects: &dyn Objects) -> Result<(u64, bool), ObjectsError> {
+        match self {
+            Elements::All(elements) => elements.rank(key, objects),
+            Elements::Some(found) => Ok(match found.binary_search_by(|(other, _)| (**other).cmp(key)) {
+                Ok(index) => (index as u64, true),
+                Err(index) => (index as u64, false),
+            }),
+        }
+    }
+
+    pub fn slice(&self, start: u64, limit: u64, objects: &dyn Objects) -> Result<Vec<Element>, ObjectsError> {
+        match self {
+            Elements::All(elements) => elements.slice(start, limit, objects),
+            Elements::Some(found) => {
+                let start = usize::try_from(start).unwrap_or(usize::MAX).min(found.len());
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                Ok(found[start..].iter().take(limit).cloned().collect())
+            }
+        }
+    }
+
+    /// Where an element stands in the caller's rights.
+    pub fn place<'r>(&self, rights: &'r Rights, container: &Path, key: &[u8]) -> Place<'r> {
+        match self {
+            Elements::All(_) => rights.grants().at(container),
+            Elements::Some(_) => rights.grants().at(&element_path(container, key)),
+        }
+    }
+}
+
+/// The keys of a container of which the caller may see something, while the container itself may not be read.
+fn readable_keys<'r>(rights: &'r Rights, container: &Path) -> BTreeSet<&'r [u8]> {
+    let Some((Step { field, .. }, above)) = container.steps.split_last() else {
+        return BTreeSet::new();
+    };
+    rights
+        .grants()
+        .at(&Path { steps: above.to_vec() })
+        .readable_keys(*field)
+}
+
+fn element_path(container: &Path, key: &[u8]) -> Path {
+    let mut path = container.clone();
+    if let Some(last) = path.steps.last_mut() {
+        last.key = Some(key.into());
+    }
+    path
+}
+
 /// The node at a path: S5, a single child always exists.
-pub(super) fn found(reading: &Reading, served: &Served, path: &Path) -> Result<NodeView, Refusal> {
+pub(super) fn found(reading: &Reading, served: &Asked, path: &Path) -> Result<NodeView, Refusal> {
     match reading.tree().node(path, served.objects())? {
         Lookup::Found(node) => Ok(node),
         Lookup::Default => default_node(served),
@@ -106,14 +256,18 @@ pub(super) fn found(reading: &Reading, served: &Served, path: &Path) -> Result<N
     }
 }
 
-/// Where an element stands in its container; `None` for a node that is no element.
-fn index(reading: &Reading, served: &Served, path: &Path) -> Result<Option<u64>, Refusal> {
+/// Where an element stands in its container; `None` for a node that is no element, and where that would tell of others
+/// that are hidden.
+fn index(reading: &Reading, served: &Asked, rights: &Rights, path: &Path) -> Result<Option<u64>, Refusal> {
     let Some((Step { field, key: Some(key) }, above)) = path.steps.split_last() else {
         return Ok(None);
     };
     let container = Path {
         steps: above.iter().cloned().chain([Step::single(*field)]).collect(),
     };
+    if rights.grants().visible(&container) != Visible::Full {
+        return Ok(None);
+    }
     match reading.tree().container(&container, served.objects())? {
         Some(elements) => Ok(Some(elements.rank(key, served.objects())?.0)),
         None => Ok(None),
@@ -121,7 +275,7 @@ fn index(reading: &Reading, served: &Served, path: &Path) -> Result<Option<u64>,
 }
 
 /// The container at a path.
-pub(super) fn elements(reading: &Reading, served: &Served, path: &Path) -> Result<ContainerView, Refusal> {
+pub(super) fn elements(reading: &Reading, served: &Asked, path: &Path) -> Result<ContainerView, Refusal> {
     if let Some(elements) = reading.tree().container(path, served.objects())? {
         return Ok(elements);
     }
@@ -132,7 +286,7 @@ pub(super) fn elements(reading: &Reading, served: &Served, path: &Path) -> Resul
     }
 }
 
-fn default_node(served: &Served) -> Result<NodeView, Refusal> {
+fn default_node(served: &Asked) -> Result<NodeView, Refusal> {
     match Tree::empty().node(&Path::root(), served.objects())? {
         Lookup::Found(node) => Ok(node),
         _ => Err(Refusal::new(Code::Unavailable, "the empty tree has no root node")),
@@ -160,6 +314,7 @@ pub(super) fn key_text(child: &ChildField, path: &Path) -> String {
         .unwrap_or_default()
 }
 
+/// Of an empty hash: some of the container is hidden.
 pub(super) fn container_row(path: String, child: &ChildField, count: u64, hash: String) -> pb::Container {
     let kind = match child.kind {
         ChildKind::Single => container::Kind::Single,
@@ -171,6 +326,7 @@ pub(super) fn container_row(path: String, child: &ChildField, count: u64, hash: 
         field: child.name.clone(),
         kind: kind.into(),
         count,
+        restricted: hash.is_empty(),
         hash,
         hidden: false,
     }
@@ -187,7 +343,7 @@ pub(super) struct Shown<'a> {
 
 /// Turns nodes of one type into answers, up to a size.
 pub(super) struct Render<'a> {
-    served: &'a Served,
+    served: &'a Asked,
     schema: &'a Schema,
     ty: TypeId,
     /// Levels of children; `None`: all.
@@ -204,7 +360,7 @@ pub(super) struct Render<'a> {
 pub(super) struct Form(pb::Format, Option<Types>);
 
 impl Form {
-    pub fn of(format: i32, reading: &Reading, served: &Served) -> Result<Form, Refusal> {
+    pub fn of(format: i32, reading: &Reading, served: &Asked) -> Result<Form, Refusal> {
         match pb::Format::try_from(format) {
             Ok(pb::Format::Proto) => Ok(Form(pb::Format::Proto, None)),
             Ok(format) => Ok(Form(format, Some(reading.types(served)?))),
@@ -240,7 +396,7 @@ pub(super) fn value_bytes(value: &pb::Value) -> usize {
 
 impl<'a> Render<'a> {
     pub fn new(
-        served: &'a Served,
+        served: &'a Asked,
         reading: &'a Reading,
         ty: TypeId,
         shown: Shown<'_>,
@@ -300,15 +456,20 @@ impl<'a> Render<'a> {
         key: String,
         index: Option<u64>,
         node: &NodeView,
+        seen: Seen<'_>,
     ) -> Result<pb::Node, Refusal> {
         let value = match self.values {
-            true => Some(self.value(node)?),
+            true => Some(self.value(node, seen)?),
             false => None,
         };
-        let children = self.children(&path, node)?;
+        let children = self.children(&path, node, seen.place)?;
         self.used += path.len() + key.len() + NODE_BYTES + children.len() * NODE_BYTES;
         self.spend(value.as_ref().map_or(0, value_bytes))?;
-        let (hash, data_hash) = (hex(&node.hash()), hex(&node.data_hash()));
+        // A hash tells what it is made of to whoever can guess it.
+        let (hash, data_hash) = match seen.place.visible() {
+            Visible::Full => (hex(&node.hash()), hex(&node.data_hash())),
+            _ => Default::default(),
+        };
         Ok(pb::Node {
             path,
             key,
@@ -317,6 +478,7 @@ impl<'a> Render<'a> {
             data_hash,
             value,
             children,
+            restricted: !seen.is_full(),
         })
     }
 
@@ -328,23 +490,31 @@ impl<'a> Render<'a> {
         key: &[u8],
         index: u64,
         node: &NodeView,
+        place: Place<'_>,
     ) -> Result<pb::Node, Refusal> {
         let Some(field) = child.key() else {
             // The elements of a list have no paths of their own.
-            return self.node(self.schema.print_path(container), String::new(), Some(index), node);
+            return self.node(
+                self.schema.print_path(container),
+                String::new(),
+                Some(index),
+                node,
+                Seen { place, key: None },
+            );
         };
-        let mut path = container.clone();
-        path.steps.pop();
-        path.steps.push(Step::keyed(child.number, key));
         self.node(
-            self.schema.print_path(&path),
+            self.schema.print_path(&element_path(container, key)),
             field.text(key).unwrap_or_default(),
             Some(index),
             node,
+            Seen {
+                place,
+                key: Some(field),
+            },
         )
     }
 
-    fn value(&self, node: &NodeView) -> Result<pb::Value, Refusal> {
+    fn value(&self, node: &NodeView, seen: Seen<'_>) -> Result<pb::Value, Refusal> {
         let mut left = self.limit.saturating_sub(self.used);
         let message = self.schema.message(self.ty);
         let deep = Deep {
@@ -352,30 +522,42 @@ impl<'a> Render<'a> {
             objects: self.served.objects(),
         };
         let bytes = if self.mask.is_empty() {
-            deep.assemble(node, self.ty, self.depth, &mut left)?
+            deep.assemble(node, self.ty, self.depth, &mut left, Some(seen))?
         } else {
-            let config = self.schema.masked(self.ty, node.config(deep.objects)?, &self.mask);
-            deep.with_children(node, self.ty, &config, self.depth, &mut left)?
+            let config = deep.config(node, self.ty, Some(seen))?;
+            let config = self.schema.masked(self.ty, &config, &self.mask);
+            deep.with_children(node, self.ty, &config, self.depth, &mut left, Some(seen))?
         };
         self.form.value(message, bytes.ok_or_else(|| self.too_large())?)
     }
 
-    /// The child fields that hold something.
-    fn children(&self, path: &str, node: &NodeView) -> Result<Vec<pb::Container>, Refusal> {
+    /// The child fields that hold something, as far as the caller may see it.
+    fn children(&self, path: &str, node: &NodeView, place: Place<'_>) -> Result<Vec<pb::Container>, Refusal> {
         let objects = self.served.objects();
         let message = self.schema.message(self.ty);
         let mut rows = Vec::new();
         for field in node.fields() {
             let Some(child) = message.child(field) else { continue };
-            let (count, hash) = match child.is_container() {
-                true => {
+            let visible = place.step(field, None).visible();
+            let is_full = visible == Visible::Full;
+            let (count, hash) = match (child.is_container(), visible) {
+                (_, Visible::Hidden) => continue,
+                (true, Visible::Full) => {
                     let elements = node.container(field, objects)?;
                     (elements.len(), elements.hash())
                 }
-                false => (1, node.child(field, objects)?.hash()),
+                (true, Visible::Partial) => {
+                    let elements = node.container(field, objects)?;
+                    let found = Elements::some(&elements, place.readable_keys(field), self.served)?;
+                    (found.len() as u64, Hash::ZERO)
+                }
+                (false, _) => (1, node.child(field, objects)?.hash()),
             };
+            if count == 0 {
+                continue;
+            }
             let path = format!("{}/{}", path.trim_end_matches('/'), child.name);
-            let row = container_row(path, child, count, hex(&hash));
+            let row = container_row(path, child, count, if is_full { hex(&hash) } else { String::new() });
             rows.push(pb::Container {
                 hidden: self.depth == Some(0) || !self.values,
                 ..row
@@ -400,6 +582,20 @@ impl<'a> Render<'a> {
     }
 }
 
+/// What of a node a caller may see.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub place: Place<'a>,
+    /// Of which field the node's key is, where it is an element of a keyed container.
+    pub key: Option<&'a KeyField>,
+}
+
+impl Seen<'_> {
+    fn is_full(&self) -> bool {
+        self.place.visible() == Visible::Full
+    }
+}
+
 /// Puts nodes together again to the messages that they were split from.
 pub(super) struct Deep<'a> {
     pub schema: &'a Schema,
@@ -407,16 +603,35 @@ pub(super) struct Deep<'a> {
 }
 
 impl Deep<'_> {
-    /// The bytes of a node with so many levels of children, all of them for `None`. No bytes: they are more than `left`.
+    /// The bytes of a node with so many levels of children, all of them for `None`, as far as they may be seen. No bytes:
+    /// they are more than `left`.
     pub fn assemble(
         &self,
         node: &NodeView,
         ty: TypeId,
         depth: Option<u32>,
         left: &mut usize,
+        seen: Option<Seen<'_>>,
     ) -> Result<Option<Vec<u8>>, ObjectsError> {
+        let config = self.config(node, ty, seen)?;
+        self.with_children(node, ty, &config, depth, left, seen)
+    }
+
+    /// A node's own data. Where that may not be read, its key alone, which the path says anyway.
+    fn config<'n>(
+        &self,
+        node: &'n NodeView,
+        ty: TypeId,
+        seen: Option<Seen<'_>>,
+    ) -> Result<Cow<'n, [u8]>, ObjectsError> {
         let config = node.config(self.objects)?;
-        self.with_children(node, ty, config, depth, left)
+        Ok(match seen {
+            Some(seen) if !seen.is_full() => match seen.key {
+                Some(key) => Cow::Owned(self.schema.masked(ty, config, &[vec![key.number]])),
+                None => Cow::Borrowed(&[]),
+            },
+            _ => Cow::Borrowed(config),
+        })
     }
 
     // As deep as messages nest, which the fold has bounded.
@@ -427,6 +642,7 @@ impl Deep<'_> {
         config: &[u8],
         depth: Option<u32>,
         left: &mut usize,
+        seen: Option<Seen<'_>>,
     ) -> Result<Option<Vec<u8>>, ObjectsError> {
         let Some(rest) = left.checked_sub(config.len()) else {
             return Ok(None);
@@ -441,9 +657,30 @@ impl Deep<'_> {
             let Some(child) = self.schema.message(ty).child(field) else {
                 continue;
             };
+            let place = seen.map(|seen| seen.place.step(field, None));
+            let visible = place.map_or(Visible::Full, |place| place.visible());
             let mut items = Vec::new();
-            if !child.is_container() {
-                let Some(item) = self.assemble(&node.child(field, self.objects)?, child.message, below, left)? else {
+            if visible == Visible::Hidden {
+                continue;
+            } else if let (true, Visible::Partial, Some(seen)) = (child.is_container(), visible, seen) {
+                let elements = node.container(field, self.objects)?;
+                for key in seen.place.readable_keys(field) {
+                    let Some(element) = elements.get(key, self.objects)? else {
+                        continue;
+                    };
+                    let seen = Seen {
+                        place: seen.place.step(field, Some(key)),
+                        key: child.key(),
+                    };
+                    let Some(item) = self.assemble(&element, child.message, below, left, Some(seen))? else {
+                        return Ok(None);
+                    };
+                    items.push(item);
+                }
+            } else if !child.is_container() {
+                let seen = place.map(|place| Seen { place, key: None });
+                let child_node = node.child(field, self.objects)?;
+                let Some(item) = self.assemble(&child_node, child.message, below, left, seen)? else {
                     return Ok(None);
                 };
                 items.push(item);
@@ -451,7 +688,7 @@ impl Deep<'_> {
                 let elements = node.container(field, self.objects)?;
                 while (items.len() as u64) < elements.len() {
                     for (_, element) in elements.slice(items.len() as u64, SLICE, self.objects)? {
-                        let Some(item) = self.assemble(&element, child.message, below, left)? else {
+                        let Some(item) = self.assemble(&element, child.message, below, left, None)? else {
                             return Ok(None);
                         };
                         items.push(item);

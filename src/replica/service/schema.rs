@@ -3,7 +3,8 @@
 use super::at::Reading;
 use super::propose::{Intention, propose};
 use super::refusal::hex;
-use super::{Refusal, Served, blocking};
+use super::rights::Asked;
+use super::{Refusal, blocking};
 use crate::view::View;
 use confold_model::code::Code;
 use confold_model::event::Body;
@@ -12,16 +13,14 @@ use confold_model::schema::{ChildKind, Kind, MessageType, Schema, SchemaProblem}
 use confold_wire::dynamic::Types;
 use confold_wire::pb;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// S9: what is wrong is said before the log, as later schemas only add: what does not fit this replica's latest schema
 /// fits no later one either.
 pub(super) async fn push(
-    served: Arc<Served>,
-    principal: Arc<str>,
+    served: Asked,
     mut request: pb::PushSchemaRequest,
 ) -> Result<pb::PushSchemaResponse, Refusal> {
-    let intention = Intention::of(&served, principal, &mut request)?;
+    let intention = Intention::of(&served, &mut request)?;
     let view = served.handle.view();
     let (request, checked) = blocking(move || {
         let checked = check(&view, &request);
@@ -163,13 +162,14 @@ fn added_fields(was: &MessageType, now: &MessageType, schema: &Schema) -> Vec<St
 }
 
 pub(super) async fn get(
-    served: Arc<Served>,
+    served: Asked,
     mut request: pb::GetSchemaRequest,
 ) -> Result<pb::GetSchemaResponse, Refusal> {
     let read = request.read.take().unwrap_or_default();
     let view = served.view(&read).await?;
     blocking(move || {
-        let mut read_at = Reading::latest(view.clone()).read_at();
+        let rights = served.now()?;
+        let mut read_at = Reading::latest(view.clone()).read_at(&rights);
         let mut position = view.position;
         if !super::at::is_latest(&read.at) {
             // The schema of a revision that is gone stands in the state all the same.
@@ -180,7 +180,7 @@ pub(super) async fn get(
                 .or(row.as_ref().map(|row| row.position))
                 .unwrap_or(Position(0));
             read_at.revision = named.revision.0;
-            read_at.root = hex(&row.as_ref().map_or(confold_model::node::EMPTY_NODE, |row| row.root));
+            read_at.root = rights.root(&row.as_ref().map_or(confold_model::node::EMPTY_NODE, |row| row.root));
             read_at.time_ms = row.map_or(0, |row| row.time.0);
         }
         let Some((pushed_at, descriptor_set)) = view.descriptor_set_at(position) else {

@@ -4,7 +4,8 @@ use super::at::Reading;
 use super::history::Rows;
 use super::read::Form;
 use super::refusal::{hex, refusal};
-use super::{Refusal, Served, blocking};
+use super::rights::Asked;
+use super::{Refusal, blocking};
 use crate::propose::Fate;
 use crate::view::View;
 use confold_model::code::{Code, Rejection};
@@ -12,9 +13,8 @@ use confold_model::event::{Body, Event};
 use confold_model::ids::Position;
 use confold_wire::convert::parse_event_id;
 use confold_wire::pb::{self, decision, show_request::Which};
-use std::sync::Arc;
 
-pub(super) async fn show(served: Arc<Served>, request: pb::ShowRequest) -> Result<pb::ShowResponse, Refusal> {
+pub(super) async fn show(served: Asked, request: pb::ShowRequest) -> Result<pb::ShowResponse, Refusal> {
     blocking(move || {
         let position = which(&served, &request)?;
         // Taken after the event was found, so that it shows the event.
@@ -26,20 +26,30 @@ pub(super) async fn show(served: Arc<Served>, request: pb::ShowRequest) -> Resul
             );
             return Err(Refusal::new(Code::Future, detail));
         }
-        let rows = Rows::new(&served, &view);
+        let rights = served.now()?;
+        if request.record {
+            // A record is the whole event, whatever of it may be read.
+            served.require_admin()?;
+        }
+        let rows = Rows::new(&served, &view, &rights);
         let Some(record) = rows.record(position)? else {
             let start = served.handle.log().range().start;
             let detail = format!("position {position} was trimmed away, the log starts at {start}");
             return Err(Refusal::new(Code::Pruned, detail));
         };
+        if !rows.shows(Some(&record)) {
+            let detail = format!("the event at position {position} changes nothing that may be read");
+            return Err(Refusal::new(Code::NotFound, detail));
+        }
+        let is_inspector = rights.is_inspector();
         let mut shown = pb::ShowResponse {
             row: Some(rows.of_record(&record, false)?),
-            log_digest: hex(&record.digest),
-            bytes: record.bytes.len() as u64,
+            log_digest: if is_inspector { hex(&record.digest) } else { String::new() },
+            bytes: if is_inspector { record.bytes.len() as u64 } else { 0 },
             ..pb::ShowResponse::default()
         };
         // The chain of an older position stands nowhere: it would have to be folded again.
-        if position == view.position {
+        if position == view.position && is_inspector {
             shown.chain = hex(&view.chain);
         }
         if let Ok(event) = Event::decode(&record.bytes) {
@@ -49,7 +59,9 @@ pub(super) async fn show(served: Arc<Served>, request: pb::ShowRequest) -> Resul
                 None => Form::of(pb::Format::Proto.into(), &reading, &served)?,
             };
             shown.client_time_ms = event.client_time_ms;
-            shown.intent = event.intention.map(|(_, intent)| hex(&intent)).unwrap_or_default();
+            if is_inspector {
+                shown.intent = event.intention.map(|(_, intent)| hex(&intent)).unwrap_or_default();
+            }
             shown.facts = rows.texts.facts(&event.body);
             shown.operations = rows.texts.operations(&event, &form)?;
             if let Body::Commit(commit) = &event.body {
@@ -65,7 +77,7 @@ pub(super) async fn show(served: Arc<Served>, request: pb::ShowRequest) -> Resul
     .await
 }
 
-fn which(served: &Served, request: &pb::ShowRequest) -> Result<Position, Refusal> {
+fn which(served: &Asked, request: &pb::ShowRequest) -> Result<Position, Refusal> {
     match &request.which {
         Some(Which::Position(position)) => Ok(Position(*position)),
         Some(Which::EventId(text)) => {
@@ -83,7 +95,7 @@ fn which(served: &Served, request: &pb::ShowRequest) -> Result<Position, Refusal
 }
 
 /// The event that made a revision; a position or event named as such is that event, whatever it made.
-fn of_revision(served: &Served, view: &View, at: &str) -> Result<Position, Refusal> {
+fn of_revision(served: &Asked, view: &View, at: &str) -> Result<Position, Refusal> {
     let named = served.resolve(view, at)?;
     if let Some(position) = named.position {
         return Ok(position);

@@ -4,7 +4,6 @@ use super::{Options, Refusal, Served};
 use crate::handle::Handle;
 use crate::status::Standing;
 use async_trait::async_trait;
-use confold_model::code::Code;
 use confold_wire::pb;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
@@ -109,20 +108,34 @@ impl Stores {
         self.all.read().clone()
     }
 
-    /// The store that a call names; an empty name is the only one.
-    pub(super) fn find(&self, name: &str) -> Result<Arc<Served>, Refusal> {
+    /// Those that are open.
+    pub(super) fn open(&self) -> Vec<Arc<Served>> {
+        let all = self.entries();
+        let open = all.values().filter_map(|entry| match entry {
+            Entry::Open(served) => Some(served.clone()),
+            Entry::Shut(_) => None,
+        });
+        open.collect()
+    }
+
+    /// The store of a name, or what stands in its place; an empty name is the only one, if it is the only one.
+    pub(super) fn find(&self, name: &str) -> Option<(Arc<str>, Result<Arc<Served>, Arc<Standing>>)> {
         let all = self.entries();
         let found = match name {
             "" if all.len() == 1 => all.first_key_value(),
             name => all.get_key_value(name),
         };
-        match found {
-            Some((_, Entry::Open(served))) => Ok(served.clone()),
-            Some((name, Entry::Shut(standing))) => {
-                let what = format!("the store {name:?} is not open here: {}", standing.reason);
-                Err(Refusal::new(Code::Unavailable, what).hint(standing.state.hint()))
-            }
-            None => Err(no_such_store(name, &all)),
+        found.map(|(name, entry)| match entry {
+            Entry::Open(served) => (name.clone(), Ok(served.clone())),
+            Entry::Shut(standing) => (name.clone(), Err(standing.clone())),
+        })
+    }
+
+    /// The store that is meant where none is named and there is one, if it is open.
+    pub(super) fn only(&self, name: &str) -> Option<Arc<Served>> {
+        match name {
+            "" => self.find(name).and_then(|(_, found)| found.ok()),
+            _ => None,
         }
     }
 
@@ -140,16 +153,6 @@ impl Stores {
         };
         all.iter().map(row).collect()
     }
-}
-
-fn no_such_store(name: &str, all: &Entries) -> Refusal {
-    let names = all.keys().map(|name| &**name).collect::<Vec<_>>().join(", ");
-    let what = match (name, all.len()) {
-        (_, 0) => "this server has no store".to_owned(),
-        ("", _) => format!("several stores are here, name one of them: {names}"),
-        (name, _) => format!("no store is called {name:?}; there is {names}"),
-    };
-    Refusal::new(Code::NotFound, what).hint("name a store of this server, as `confold stores` lists them")
 }
 
 /// Makes, opens and closes stores of a server that runs: it knows the folders and the logs. What it opens it adds to the

@@ -1,11 +1,11 @@
 //! Many commits in flight on one stream, in the order in which they were sent.
 
 use super::propose::{Intention, refused, submit};
-use super::{Refusal, Served, Service, write};
+use super::rights::{Asked, Call};
+use super::{Refusal, Service, write};
 use confold_wire::api::Stream;
 use confold_wire::pb;
 use futures::stream::{FuturesUnordered, StreamExt};
-use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -87,8 +87,9 @@ async fn hand_over(
         store.clone_from(&commit.store);
     }
     let proposed = async {
-        let served: Arc<Served> = service.store(store)?;
-        let intention = Intention::of(&served, service.principal.clone(), &mut commit)?;
+        // Each commit anew: a right may be taken away while the stream goes on.
+        let served: Asked = service.enter(Call::CommitStream, store)?;
+        let intention = Intention::of(&served, &mut commit)?;
         let built = write::build(&served, commit).await;
         served.handle.room().await;
         let proposed = submit(&served, intention, built).await?;

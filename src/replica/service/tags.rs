@@ -2,26 +2,25 @@
 
 use super::at::{Reading, is_latest};
 use super::propose::{Intention, propose};
-use super::refusal::{hex, refusal};
-use super::{Refusal, Served, blocking};
+use super::refusal::refusal;
+use super::rights::Asked;
+use super::{Refusal, blocking};
 use crate::past::PastError;
 use confold_model::event::Body;
 use confold_model::fold::check_tag_name;
 use confold_wire::pb;
-use std::sync::Arc;
 
 /// T1, T5.
 pub(super) async fn tag(
-    served: Arc<Served>,
-    principal: Arc<str>,
+    served: Asked,
     mut request: pb::TagRequest,
 ) -> Result<pb::Decision, Refusal> {
-    let intention = Intention::of(&served, principal, &mut request)?;
+    let intention = Intention::of(&served, &mut request)?;
     let built = body(&served, request).await;
     propose(served, intention, built.map(Into::into)).await
 }
 
-async fn body(served: &Arc<Served>, request: pb::TagRequest) -> Result<Body<'static>, Refusal> {
+async fn body(served: &Asked, request: pb::TagRequest) -> Result<Body<'static>, Refusal> {
     check_tag_name(&request.name)
         .map_err(|rejection| refusal(rejection, None).hint("write [A-Za-z][A-Za-z0-9._/-]*, and not latest"))?;
     let view = served.handle.view();
@@ -49,11 +48,10 @@ async fn body(served: &Arc<Served>, request: pb::TagRequest) -> Result<Body<'sta
 
 /// T2.
 pub(super) async fn untag(
-    served: Arc<Served>,
-    principal: Arc<str>,
+    served: Asked,
     mut request: pb::UntagRequest,
 ) -> Result<pb::Decision, Refusal> {
-    let intention = Intention::of(&served, principal, &mut request)?;
+    let intention = Intention::of(&served, &mut request)?;
     let built = match request.names.is_empty() {
         true => Err(Refusal::argument("no tag is named", "name the tags to take away")),
         false => Ok(Body::Untag {
@@ -65,24 +63,25 @@ pub(super) async fn untag(
 }
 
 pub(super) async fn list(
-    served: Arc<Served>,
+    served: Asked,
     mut request: pb::ListTagsRequest,
 ) -> Result<pb::ListTagsResponse, Refusal> {
     let read = request.read.take().unwrap_or_default();
     let view = served.view(&read).await?;
     blocking(move || {
+        let rights = served.now()?;
         let mut tags = Vec::with_capacity(view.tags.len());
         for (name, tag) in view.tags.iter() {
             let row = served.handle.store().revision(tag.revision)?;
             tags.push(pb::TagEntry {
                 name: name.clone(),
                 revision: tag.revision.0,
-                root: row.as_ref().map(|row| hex(&row.root)).unwrap_or_default(),
+                root: row.as_ref().map(|row| rights.root(&row.root)).unwrap_or_default(),
                 time_ms: row.map_or(0, |row| row.time.0),
             });
         }
         Ok(pb::ListTagsResponse {
-            read_at: Some(Reading::latest(view).read_at()),
+            read_at: Some(Reading::latest(view).read_at(&rights)),
             tags,
         })
     })

@@ -3,9 +3,11 @@
 use super::Refusal;
 use super::read::Form;
 use super::refusal::hex;
+use super::rights::Rights;
 use confold_model::event::{Base, Body, Commit, Event, Expect, Operation, OperationKind, RetentionPolicy};
 use confold_model::ids::Position;
 use confold_model::path::{Path, Target};
+use confold_model::policy::Visible;
 use confold_model::schema::{Schema, TypeId};
 use confold_wire::pb::{self, text_base, text_guard, text_operation};
 use std::fmt::Write;
@@ -13,8 +15,10 @@ use std::fmt::Write;
 /// Operations that are named one by one in a summary.
 const NAMED: usize = 16;
 
+/// Says of an event what the caller may read of it.
 pub(super) struct Texts<'a> {
     pub schema: Option<&'a Schema>,
+    pub rights: &'a Rights,
 }
 
 impl Texts<'_> {
@@ -22,12 +26,42 @@ impl Texts<'_> {
         self.schema.map(|schema| schema.print_path(path)).unwrap_or_default()
     }
 
+    /// Whether there is anything in the event for the caller to see.
+    pub fn shows(&self, body: &Body<'_>) -> bool {
+        match body {
+            Body::Commit(commit) => commit.operations.iter().any(|operation| self.sees(operation)),
+            _ => true,
+        }
+    }
+
+    /// Whether an operation changes something of which the caller may read something.
+    fn sees(&self, operation: &Operation<'_>) -> bool {
+        match (self.rights.grants().visible(&operation.path), &operation.kind) {
+            (Visible::Full, _) => true,
+            // It changes no more than the node at its path.
+            (Visible::Partial, OperationKind::Update { .. }) | (Visible::Hidden, _) => false,
+            (Visible::Partial, _) => true,
+        }
+    }
+
+    fn is_full(&self, path: &Path) -> bool {
+        self.rights.grants().visible(path) == Visible::Full
+    }
+
+    fn seen<'c, 'b>(&self, commit: &'c Commit<'b>) -> Vec<&'c Operation<'b>> {
+        commit
+            .operations
+            .iter()
+            .filter(|operation| self.sees(operation))
+            .collect()
+    }
+
     /// One line per operation or fact, and how many operations there are.
     pub fn summary(&self, body: &Body<'_>) -> (Vec<String>, u64) {
         let Body::Commit(commit) = body else {
             return (self.facts(body), 0);
         };
-        let operations = &commit.operations;
+        let operations = self.seen(commit);
         let mut lines: Vec<String> = operations
             .iter()
             .take(NAMED)
@@ -98,6 +132,7 @@ impl Texts<'_> {
                 format!("transport {}", hex::encode(transport_id)),
             ],
             Body::Mark { last_mark } => vec![format!("last mark at position {last_mark}")],
+            Body::Checkpoint(_) if !self.rights.is_inspector() => Vec::new(),
             Body::Checkpoint(checkpoint) => vec![
                 format!(
                     "replica {} of build {}",
@@ -122,7 +157,12 @@ impl Texts<'_> {
                 Expect::Absent => text_guard::Expect::Absent(pb::Absent {}),
             }),
         };
-        commit.guards.iter().map(guard).collect()
+        commit
+            .guards
+            .iter()
+            .filter(|guard| self.is_full(&guard.path))
+            .map(guard)
+            .collect()
     }
 
     /// The operations of an event as a client would send them.
@@ -130,16 +170,20 @@ impl Texts<'_> {
         let Body::Commit(commit) = &event.body else {
             return Ok(Vec::new());
         };
-        commit
-            .operations
-            .iter()
+        self.seen(commit)
+            .into_iter()
             .map(|operation| self.operation(operation, form))
             .collect()
     }
 
     fn operation(&self, operation: &Operation<'_>, form: &Form) -> Result<pb::TextOperation, Refusal> {
         use text_operation::Kind;
-        let value = |bytes: &[u8]| self.value(&operation.path, bytes, form);
+        // Of what reaches above the caller's rights it is said that it was done, and not what it brought or relied on.
+        let is_full = self.is_full(&operation.path);
+        let value = |bytes: &[u8]| match is_full {
+            true => self.value(&operation.path, bytes, form),
+            false => Ok(pb::Value::default()),
+        };
         let kind = match &operation.kind {
             OperationKind::Update { value: bytes, mask } => Kind::Update(pb::TextUpdate {
                 value: Some(value(bytes)?),
@@ -150,7 +194,7 @@ impl Texts<'_> {
             OperationKind::Replace { value: bytes } => Kind::Replace(value(bytes)?),
             OperationKind::Remove => Kind::Remove(pb::Absent {}),
         };
-        let base = operation.base.map(|base| pb::TextBase {
+        let base = operation.base.filter(|_| is_full).map(|base| pb::TextBase {
             was: Some(match base {
                 Base::Hash(hash) => text_base::Was::Hash(hex(&hash)),
                 Base::Absent => text_base::Was::Absent(pb::Absent {}),

@@ -3,7 +3,9 @@
 use super::at::{Reading, token};
 use super::propose::{Intention, propose};
 use super::refusal::hex;
+use super::rights::{Asked, Rights};
 use super::{Refusal, Served, blocking};
+use crate::snapshot::{self, SnapshotError};
 use crate::status::{ReplicaState, Status};
 use confold_log::{Reader, Record};
 use confold_model::code::Code;
@@ -11,15 +13,10 @@ use confold_model::event::{Body, Limits, RetentionPolicy};
 use confold_model::ids::{Hash, Position};
 use confold_wire::api::Stream;
 use confold_wire::pb;
-use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) async fn prune(
-    served: Arc<Served>,
-    principal: Arc<str>,
-    mut request: pb::PruneRequest,
-) -> Result<pb::Decision, Refusal> {
-    let intention = Intention::of(&served, principal, &mut request)?;
+pub(super) async fn prune(served: Asked, mut request: pb::PruneRequest) -> Result<pb::Decision, Refusal> {
+    let intention = Intention::of(&served, &mut request)?;
     let floor = match request.floor.as_str() {
         "" => Ok(None),
         _ => {
@@ -30,7 +27,7 @@ pub(super) async fn prune(
     propose(served, intention, floor.map(|floor| Body::Prune { floor }.into())).await
 }
 
-pub(super) fn get_retention(served: &Served) -> pb::GetRetentionResponse {
+pub(super) fn get_retention(served: &Asked) -> pb::GetRetentionResponse {
     let view = served.handle.view();
     pb::GetRetentionResponse {
         policy: Some(policy(&view.retention)),
@@ -39,11 +36,10 @@ pub(super) fn get_retention(served: &Served) -> pb::GetRetentionResponse {
 }
 
 pub(super) async fn set_retention(
-    served: Arc<Served>,
-    principal: Arc<str>,
+    served: Asked,
     mut request: pb::SetRetentionRequest,
 ) -> Result<pb::Decision, Refusal> {
-    let intention = Intention::of(&served, principal, &mut request)?;
+    let intention = Intention::of(&served, &mut request)?;
     let built = match request.policy {
         Some(pb::RetentionPolicy {
             keep_revisions,
@@ -64,25 +60,17 @@ pub(super) async fn set_retention(
     propose(served, intention, built).await
 }
 
-pub(super) async fn activate(
-    served: Arc<Served>,
-    principal: Arc<str>,
-    mut request: pb::ActivateRequest,
-) -> Result<pb::Decision, Refusal> {
-    let intention = Intention::of(&served, principal, &mut request)?;
+pub(super) async fn activate(served: Asked, mut request: pb::ActivateRequest) -> Result<pb::Decision, Refusal> {
+    let intention = Intention::of(&served, &mut request)?;
     propose(served, intention, Ok(Body::Activation { level: request.level }.into())).await
 }
 
-pub(super) async fn set_clock(
-    served: Arc<Served>,
-    principal: Arc<str>,
-    mut request: pb::SetClockRequest,
-) -> Result<pb::Decision, Refusal> {
-    let intention = Intention::of(&served, principal, &mut request)?;
+pub(super) async fn set_clock(served: Asked, mut request: pb::SetClockRequest) -> Result<pb::Decision, Refusal> {
+    let intention = Intention::of(&served, &mut request)?;
     propose(served, intention, Ok(Body::Clock.into())).await
 }
 
-pub(super) async fn sync(served: Arc<Served>, request: pb::SyncRequest) -> Result<pb::SyncResponse, Refusal> {
+pub(super) async fn sync(served: Asked, request: pb::SyncRequest) -> Result<pb::SyncResponse, Refusal> {
     let deadline = served.options.deadline(request.deadline_ms);
     let view = served
         .handle
@@ -90,7 +78,7 @@ pub(super) async fn sync(served: Arc<Served>, request: pb::SyncRequest) -> Resul
         .await
         .map_err(|error| served.waited(error))?;
     Ok(pb::SyncResponse {
-        read_at: Some(Reading::latest(view).read_at()),
+        read_at: Some(Reading::latest(view).read_at(&served.now()?)),
     })
 }
 
@@ -122,7 +110,19 @@ pub fn state(state: ReplicaState) -> pb::State {
     }
 }
 
-pub(super) fn status(served: &Served) -> pb::StatusResponse {
+/// What anybody may know: whether the store of this server serves.
+pub(super) fn bare_status(served: &Served) -> pb::StatusResponse {
+    pb::StatusResponse {
+        state: state(served.handle.standing().borrow().state).into(),
+        ..pb::StatusResponse::default()
+    }
+}
+
+/// Digests are of everything, so they are for whoever may read everything or administers the store; counters are for
+/// the latter, as metrics are.
+pub(super) fn status(served: &Served, rights: &Rights) -> pb::StatusResponse {
+    let is_inspector = rights.is_inspector();
+    let hash = |hash: &Hash| if is_inspector { hex(hash) } else { String::new() };
     let status = served.handle.status();
     let hint = status.hint();
     let Status {
@@ -157,9 +157,9 @@ pub(super) fn status(served: &Served) -> pb::StatusResponse {
         durable: durable.unwrap_or_default().0,
         time_ms: view.time.0,
         revision: view.revision.0,
-        root: hex(&view.root),
-        log_digest: hex(&view.digest),
-        chain: hex(&view.chain),
+        root: rights.root(&view.root),
+        log_digest: hash(&view.digest),
+        chain: hash(&view.chain),
         floor: view.floor.0,
         level: view.level,
         build_level,
@@ -167,7 +167,7 @@ pub(super) fn status(served: &Served) -> pb::StatusResponse {
         root_message: view.root_message.to_string(),
         last_mark: view.mark.map(|mark| pb::status_response::Mark {
             position: mark.position.0,
-            state: hex(&mark.state),
+            state: hash(&mark.state),
         }),
         replicas: view
             .checkpoints
@@ -177,9 +177,15 @@ pub(super) fn status(served: &Served) -> pb::StatusResponse {
                 build: row.checkpoint.build.to_string(),
                 level: row.checkpoint.level,
                 position: row.checkpoint.position.0,
-                state: hex(&row.checkpoint.state),
+                state: hash(&row.checkpoint.state),
                 durable: row.checkpoint.durable.0,
                 time_ms: row.time.0,
+                agrees: view
+                    .agreement
+                    .opinions
+                    .iter()
+                    .find(|one| one.replica == row.checkpoint.replica)
+                    .and_then(|one| one.agrees),
             })
             .collect(),
         limits: Some(limits(&view.limits)),
@@ -189,10 +195,11 @@ pub(super) fn status(served: &Served) -> pb::StatusResponse {
         counters: counts
             .0
             .into_iter()
+            .filter(|_| rights.is_admin())
             .map(|(name, value)| pb::Counter { name, value })
             .collect(),
         token: token(&view, view.position),
-        disputed: false,
+        disputed: view.agreement.is_disputed(),
         replica: hex::encode(replica),
         uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
     }
@@ -231,19 +238,44 @@ const RECORDS: usize = 4_096;
 
 /// The log record by record; what was appended after the call is not waited for.
 pub(super) async fn export(
-    served: Arc<Served>,
+    served: Asked,
     request: pb::ExportLogRequest,
 ) -> Result<Stream<Result<pb::ExportLogResponse, tonic::Status>>, Refusal> {
     let export = blocking(move || Export::open(served, &request)).await?;
     let pieces = futures::stream::try_unfold(Some(export), |export| async {
         let Some(export) = export else { return Ok(None) };
+        export.served.now()?;
         Ok::<_, tonic::Status>(Some(blocking(move || export.piece()).await?))
     });
     Ok(Box::pin(pieces))
 }
 
+/// Piece by piece, each made when the one before was taken; the fold goes on meanwhile.
+pub(super) async fn snapshot(
+    served: Asked,
+) -> Result<Stream<Result<pb::SnapshotResponse, tonic::Status>>, Refusal> {
+    let (handle, begun) = (served.handle.clone(), served);
+    let export = blocking(move || Ok(snapshot::export(&handle)?)).await?;
+    let pieces = futures::stream::try_unfold((begun, export), |(served, mut export)| async {
+        served.now()?;
+        let next = blocking(move || Ok(export.next().transpose()?.map(|piece| (piece, export)))).await?;
+        Ok::<_, tonic::Status>(next.map(|(piece, export)| (pb::SnapshotResponse { piece }, (served, export))))
+    });
+    Ok(Box::pin(pieces))
+}
+
+impl From<SnapshotError> for Refusal {
+    fn from(error: SnapshotError) -> Refusal {
+        match error {
+            SnapshotError::Log(error) => error.into(),
+            SnapshotError::Store(error) => error.into(),
+            other => Refusal::new(Code::Unavailable, other.to_string()).hint("try again after the next mark, or ask another replica"),
+        }
+    }
+}
+
 struct Export {
-    served: Arc<Served>,
+    served: Asked,
     reader: Box<dyn Reader>,
     /// In the first answer only.
     origin: Option<pb::LogOrigin>,
@@ -253,7 +285,7 @@ struct Export {
 }
 
 impl Export {
-    fn open(served: Arc<Served>, request: &pb::ExportLogRequest) -> Result<Export, Refusal> {
+    fn open(served: Asked, request: &pb::ExportLogRequest) -> Result<Export, Refusal> {
         let view = served.handle.view();
         let log = served.handle.log();
         let range = log.range();
@@ -281,7 +313,7 @@ impl Export {
             first_position: from.0,
             previous_digest: hex(&digest_before(&served, from)?),
         };
-        let reader = log.reader(from)?;
+        let reader = served.handle.reader(from)?;
         Ok(Export {
             reader,
             origin: Some(origin),
@@ -322,7 +354,7 @@ impl Export {
 }
 
 /// d of the position before: what the first record's digest builds on.
-fn digest_before(served: &Served, from: Position) -> Result<Hash, Refusal> {
+fn digest_before(served: &Asked, from: Position) -> Result<Hash, Refusal> {
     let Some(before) = from.0.checked_sub(1).map(Position) else {
         return Ok(Hash::ZERO);
     };

@@ -4,7 +4,8 @@ use super::at::{Reading, is_latest, no_schema};
 use super::propose::{Built, Intention, propose};
 use super::read::value_bytes;
 use super::refusal::refusal;
-use super::{Refusal, Served, blocking};
+use super::rights::Asked;
+use super::{Refusal, blocking};
 use crate::view::View;
 use bytes::Bytes;
 use confold_model::canonicalise::ChildFields;
@@ -24,17 +25,16 @@ use std::sync::Arc;
 const SMALL: usize = 64 << 10;
 
 pub(super) async fn commit(
-    served: Arc<Served>,
-    principal: Arc<str>,
+    served: Asked,
     mut request: pb::CommitRequest,
 ) -> Result<pb::Decision, Refusal> {
-    let intention = Intention::of(&served, principal, &mut request)?;
+    let intention = Intention::of(&served, &mut request)?;
     let built = build(&served, request).await;
     propose(served, intention, built).await
 }
 
 /// The commit that a request asks for, as the latest schema reads it.
-pub(super) async fn build(served: &Arc<Served>, request: pb::CommitRequest) -> Result<Built, Refusal> {
+pub(super) async fn build(served: &Asked, request: pb::CommitRequest) -> Result<Built, Refusal> {
     let view = served.handle.view();
     if is_quick(&request) {
         return build_now(served, &view, &request);
@@ -72,7 +72,7 @@ fn value_of(operation: &pb::TextOperation) -> Option<&pb::Value> {
     }
 }
 
-fn build_now(served: &Served, view: &Arc<View>, request: &pb::CommitRequest) -> Result<Built, Refusal> {
+fn build_now(served: &Asked, view: &Arc<View>, request: &pb::CommitRequest) -> Result<Built, Refusal> {
     let schema = view.schema.as_ref().ok_or_else(no_schema)?;
     let mut builder = Builder {
         served,
@@ -96,7 +96,7 @@ fn build_now(served: &Served, view: &Arc<View>, request: &pb::CommitRequest) -> 
 }
 
 struct Builder<'a> {
-    served: &'a Served,
+    served: &'a Asked,
     view: &'a Arc<View>,
     schema: &'a Schema,
     notes: Vec<String>,

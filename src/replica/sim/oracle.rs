@@ -3,7 +3,7 @@
 //! The oracle reads the log as replicas do, but looks each record up in the book of what was written instead of decoding
 //! it, keeps every event id for ever instead of a window, and the tree as a [`Plain`] map.
 
-use super::plain::{self, Plain};
+use super::plain::{self, Plain, Seg};
 use bytes::Bytes;
 use confold_log::Record;
 use confold_model::code::Code;
@@ -25,7 +25,7 @@ pub enum Meaning {
     /// Not an event, or one of another format: refused with this code by whoever can read.
     Refused(Code),
     Event {
-        ours: bool,
+        incarnation: [u8; 16],
         id: Option<EventId>,
         intent: u64,
         principal: u8,
@@ -53,6 +53,11 @@ pub enum Body {
     Prune {
         floor: Option<u64>,
     },
+    /// The rules, and where the policy stands that these replace.
+    Policy {
+        rules: Result<Rc<Vec<Rule>>, Code>,
+        replaces: u64,
+    },
     Withdraw {
         id: EventId,
     },
@@ -60,6 +65,11 @@ pub enum Body {
         level: u32,
     },
     Clock,
+    Seal,
+    Open {
+        incarnation: [u8; 16],
+        transport: [u8; 16],
+    },
     Mark {
         last_mark: u64,
     },
@@ -71,6 +81,78 @@ pub enum Body {
     },
     Fence,
     Later,
+}
+
+/// What one of the rules of a policy says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// `None`: everybody with a name.
+    pub principal: Option<u8>,
+    pub at: Rc<[Seg]>,
+    /// Read, write, tag, admin.
+    pub rights: [bool; 4],
+    pub strict: bool,
+}
+
+pub const READ: usize = 0;
+const WRITE: usize = 1;
+const TAG: usize = 2;
+pub const ADMIN: usize = 3;
+
+/// What one principal may do; number 0 is nobody.
+struct Grants<'a> {
+    rules: Vec<&'a Rule>,
+    /// There are no rules, so everything is allowed.
+    open: bool,
+}
+
+impl Grants<'_> {
+    fn of(rules: &[Rule], principal: u8) -> Grants<'_> {
+        let speaks = |rule: &&Rule| principal != 0 && rule.principal.is_none_or(|named| named == principal);
+        Grants {
+            rules: rules.iter().filter(speaks).collect(),
+            open: rules.is_empty(),
+        }
+    }
+
+    fn has(&self, right: usize, at: &[Seg]) -> bool {
+        self.open
+            || self
+                .rules
+                .iter()
+                .any(|rule| rule.rights[right] && plain::lies_below(at, &rule.at))
+    }
+
+    fn allow(&self, body: &Body) -> bool {
+        match body {
+            Body::Commit(commit) => {
+                let read = |guard: &plain::Guard| self.has(READ, &guard.at);
+                let operate = |operation: &plain::Operation| {
+                    self.has(WRITE, &operation.at) && (operation.base.is_none() || self.has(READ, &operation.at))
+                };
+                commit.guards.iter().all(read) && commit.operations.iter().all(operate)
+            }
+            Body::Tag { .. } | Body::Untag { .. } => self.has(TAG, &[]),
+            Body::Withdraw { .. } => self.open || self.rules.iter().any(|rule| rule.rights[WRITE..].contains(&true)),
+            Body::Prune { floor: None } | Body::Mark { .. } | Body::Checkpoint { .. } | Body::Fence => true,
+            _ => self.has(ADMIN, &[]),
+        }
+    }
+
+    /// With what the policy makes strict.
+    fn stricter(&self, commit: &plain::Commit) -> plain::Commit {
+        let mut commit = commit.clone();
+        for operation in &mut commit.operations {
+            use plain::OperationKind::*;
+            let node_alone = matches!(operation.kind, Update(_) | Masked(..) | UpdateWithChildren(_));
+            operation.strict |= self.rules.iter().any(|rule| {
+                rule.strict
+                    && (plain::lies_below(&operation.at, &rule.at)
+                        || (!node_alone && plain::lies_below(&rule.at, &operation.at)))
+            });
+        }
+        commit
+    }
 }
 
 /// What must become of the record at one position.
@@ -126,6 +208,15 @@ pub struct Oracle {
     released: Vec<(u64, i64, u64)>,
     retention: (u64, i64, bool),
     checkpoints: BTreeMap<[u8; 16], (u64, i64, u32)>,
+    /// Where each life of the log began.
+    pub incarnations: Vec<(u64, [u8; 16])>,
+    transport: [u8; 16],
+    pub sealed: bool,
+    /// Every policy that was in force, by its position.
+    pub policies: Vec<(u64, Rc<Vec<Rule>>)>,
+    /// Events denied that were allowed by what their authors had seen, and the reverse.
+    pub revoked: u64,
+    pub granted: u64,
 }
 
 /// One intention applied twice: broken proposers do that, and it must show.
@@ -133,7 +224,12 @@ pub struct Oracle {
 pub struct AppliedTwice(pub String);
 
 impl Oracle {
-    pub fn new(max_event_bytes: usize, window: u64, retention: (u64, i64, bool)) -> Oracle {
+    pub fn new(
+        max_event_bytes: usize,
+        window: u64,
+        retention: (u64, i64, bool),
+        (incarnation, transport): ([u8; 16], [u8; 16]),
+    ) -> Oracle {
         Oracle {
             max_event_bytes,
             window,
@@ -155,7 +251,25 @@ impl Oracle {
             released: Vec::new(),
             retention,
             checkpoints: BTreeMap::new(),
+            incarnations: vec![(0, incarnation)],
+            transport,
+            sealed: false,
+            policies: Vec::new(),
+            revoked: 0,
+            granted: 0,
         }
+    }
+
+    pub fn incarnation(&self) -> [u8; 16] {
+        self.incarnations
+            .last()
+            .map_or([0; 16], |(_, incarnation)| *incarnation)
+    }
+
+    /// The rules in force after a position, and where their event stands.
+    fn policy_at(&self, position: u64) -> (u64, Rc<Vec<Rule>>) {
+        let found = self.policies.iter().rev().find(|(at, _)| *at <= position);
+        found.cloned().unwrap_or_default()
     }
 
     /// Keep-n, keep-age, keep-all.
@@ -227,6 +341,32 @@ impl Oracle {
                 )
             })
             .or_else(|| compare("the last mark", state.last_mark().0, self.last_mark))
+            .or_else(|| {
+                let rows = state.incarnations();
+                let found: Vec<_> = rows
+                    .map(|row| (row.begin.0, row.incarnation.0, row.end.map(|end| end.0)))
+                    .collect();
+                let ends = self
+                    .incarnations
+                    .iter()
+                    .skip(1)
+                    .map(|(begin, _)| Some(*begin))
+                    .chain([None]);
+                let wanted = self.incarnations.iter().zip(ends);
+                let wanted = wanted
+                    .map(|((begin, incarnation), end)| (*begin, *incarnation, end))
+                    .collect();
+                compare("incarnations", found, wanted)
+            })
+            .or_else(|| {
+                let found = (state.is_sealed(), state.transport_id());
+                compare("sealed, transport", found, (self.sealed, self.transport))
+            })
+            .or_else(|| {
+                let found = state.policy().map(|row| (row.position.0, row.policy.rules.len()));
+                let wanted = self.policies.last().map(|(at, rules)| (*at, rules.len()));
+                compare("the policy", found, wanted)
+            })
             .or_else(|| compare("ids forgotten", forgotten.map(|(id, _)| *id).collect(), Vec::new()))
             .or_else(|| {
                 let wanted = (1..=self.revision).filter(|revision| self.is_kept(*revision)).collect();
@@ -257,14 +397,15 @@ impl Oracle {
                 Meaning::Genesis => Ok(true),
                 Meaning::Refused(code) => Err(*code),
                 Meaning::Event {
-                    ours,
+                    incarnation,
                     id,
                     intent,
                     principal,
                     body,
                 } => {
                     id_shown = *id;
-                    match self.admit(position, *ours, *id, *intent, *principal) {
+                    let opens = matches!(body, Body::Open { .. });
+                    match self.admit(position, *incarnation, *id, *intent, *principal, opens) {
                         Admitted::Refused(code) => Err(code),
                         Admitted::Duplicate(at) => {
                             first = Some(at);
@@ -272,11 +413,11 @@ impl Oracle {
                         }
                         Admitted::Fresh => {
                             fresh = id.map(|id| (id, *intent, *principal));
-                            if matches!(body, Body::Clock) {
+                            let decided = self.decide(position, time, *id, *principal, body);
+                            if matches!((body, &decided), (Body::Clock, Ok(true))) {
                                 time = record.time.0;
                                 clock = true;
                             }
-                            let decided = self.decide(position, time, *id, body);
                             mark |= matches!((body, &decided), (Body::Mark { .. }, Ok(true)));
                             alarm = decided == Ok(true)
                                 && matches!(body, Body::Checkpoint { forged: true, position, level: 1, .. }
@@ -338,8 +479,16 @@ impl Oracle {
         Ok(())
     }
 
-    fn admit(&self, position: u64, ours: bool, id: Option<EventId>, intent: u64, principal: u8) -> Admitted {
-        if !ours {
+    fn admit(
+        &self,
+        position: u64,
+        incarnation: [u8; 16],
+        id: Option<EventId>,
+        intent: u64,
+        principal: u8,
+        opens: bool,
+    ) -> Admitted {
+        if incarnation != self.incarnation() {
             return Admitted::Refused(Code::Foreign);
         }
         let Some(id) = id else { return Admitted::Fresh };
@@ -350,6 +499,7 @@ impl Oracle {
             return Admitted::Refused(Code::Expired);
         }
         match self.met.get(&id) {
+            None if self.sealed && !opens => Admitted::Refused(Code::Sealed),
             None => Admitted::Fresh,
             Some(met) if met.withdrawn => Admitted::Refused(Code::Withdrawn),
             Some(met) if (met.intent, met.principal) == (intent, principal) => Admitted::Duplicate(met.position),
@@ -358,9 +508,29 @@ impl Oracle {
     }
 
     /// `Ok(true)`: accepted, `Ok(false)`: unchanged.
-    fn decide(&mut self, position: u64, time: i64, own: Option<EventId>, body: &Body) -> Result<bool, Code> {
+    fn decide(
+        &mut self,
+        position: u64,
+        time: i64,
+        own: Option<EventId>,
+        principal: u8,
+        body: &Body,
+    ) -> Result<bool, Code> {
+        let (_, rules) = self.policy_at(position);
+        let grants = Grants::of(&rules, principal);
+        let allowed = grants.allow(body);
+        if let Some(own) = own {
+            let (_, seen) = self.policy_at(own.seen.0);
+            let expected = Grants::of(&seen, principal).allow(body);
+            self.revoked += u64::from(expected && !allowed);
+            self.granted += u64::from(!expected && allowed);
+        }
+        if !allowed {
+            return Err(Code::Permission);
+        }
         match body {
             Body::Commit(commit) => {
+                let commit = &grants.stricter(commit);
                 let version = self
                     .schemas
                     .last()
@@ -465,7 +635,32 @@ impl Oracle {
                 self.level = *level;
                 Ok(true)
             }
+            Body::Policy { rules, replaces } => {
+                let rules = rules.clone()?;
+                let (present, old) = self.policy_at(position);
+                if *replaces != present {
+                    return Err(Code::Conflict);
+                }
+                let differs = rules != old;
+                if differs {
+                    self.policies.push((position, rules));
+                }
+                Ok(differs)
+            }
             Body::Clock => Ok(true),
+            Body::Seal => {
+                self.sealed = true;
+                Ok(true)
+            }
+            Body::Open { incarnation, transport } => {
+                if self.incarnations.iter().any(|(_, used)| used == incarnation) {
+                    return Err(Code::IdReused);
+                }
+                self.incarnations.push((position, *incarnation));
+                (self.transport, self.sealed) = (*transport, false);
+                Ok(true)
+            }
+            Body::Mark { .. } | Body::Checkpoint { .. } if self.sealed => Ok(false),
             Body::Mark { last_mark } => Ok(*last_mark == self.last_mark),
             Body::Checkpoint {
                 replica,

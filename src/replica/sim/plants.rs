@@ -47,6 +47,8 @@ pub enum Plant {
     /// The window is not there after a restart.
     LostWindow,
     LostWindowUnseen,
+    /// Nor is the policy.
+    LostPolicy,
     /// The head moves in one batch, the state in none.
     TornBatch,
     /// The store goes back to an older state under a live replica.
@@ -65,7 +67,7 @@ pub enum Plant {
 }
 
 impl Plant {
-    pub const ALL: [Plant; 32] = [
+    pub const ALL: [Plant; 33] = [
         Plant::OtherTime,
         Plant::OtherTimeAndDigest,
         Plant::SkippedRecord,
@@ -88,6 +90,7 @@ impl Plant {
         Plant::LostStateRow,
         Plant::LostWindow,
         Plant::LostWindowUnseen,
+        Plant::LostPolicy,
         Plant::TornBatch,
         Plant::OldStoreUnderFolder,
         Plant::LostIdRow,
@@ -118,7 +121,7 @@ impl Plant {
             Plant::LostObject => &[Check::Objects, Check::OneBatch, Check::Reachable],
             Plant::WrongObject => &[Check::Objects],
             Plant::LostStateRow | Plant::LostWindow => &[Check::StateRows],
-            Plant::LostWindowUnseen | Plant::MisreportedOutcome => &[Check::Verdicts],
+            Plant::LostWindowUnseen | Plant::LostPolicy | Plant::MisreportedOutcome => &[Check::Verdicts],
             Plant::TornBatch | Plant::OldStoreUnderFolder => &[Check::OneBatch],
             Plant::LostIdRow | Plant::WrongHistoryRow | Plant::LostMarkFlag => &[Check::History],
             Plant::SweepForgetsHeldViews | Plant::SweepTakesLiveObject => &[Check::Reachable],
@@ -149,7 +152,9 @@ impl Plant {
                 Check::Views,
                 Check::Answers,
             ],
-            Plant::LostWindowUnseen => &[Check::StateRows, Check::Pure, Check::Agreement],
+            Plant::LostWindowUnseen | Plant::LostPolicy => {
+                &[Check::StateRows, Check::Pure, Check::Agreement, Check::Alarm]
+            }
             _ => &[],
         }
     }

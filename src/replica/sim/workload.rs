@@ -1,6 +1,6 @@
 //! What clients wish for: random events, each as the record that goes to the log and as what it means.
 
-use super::oracle::{Body as Meant, Meaning};
+use super::oracle::{ADMIN, Body as Meant, Meaning, READ, Rule as MeansRule};
 use super::plain::{self, Child, Config, Goal, Kind, Plain, Seen, Seg, Value};
 use crate::view::View;
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use confold_model::event::{
 use confold_model::ids::{EventId, Hash, Incarnation, Position, Revision};
 use confold_model::objects::{Objects, ObjectsError};
 use confold_model::path::{Path, Step};
+use confold_model::policy::{EVERYBODY, Policy, Right, Rule};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use std::borrow::Cow;
@@ -86,11 +87,7 @@ pub fn record(envelope: &Envelope, body: Body<'_>) -> Bytes {
         incarnation: Incarnation(envelope.incarnation),
         intention: envelope.id.map(|id| (id, Hash::of(&envelope.intent.to_be_bytes()))),
         author: "sim".into(),
-        principal: if envelope.principal == 0 {
-            "".into()
-        } else {
-            format!("p{}", envelope.principal).into()
-        },
+        principal: name(envelope.principal).into(),
         client_time_ms: 0,
         reason: Cow::Borrowed(&envelope.reason),
         body,
@@ -98,9 +95,17 @@ pub fn record(envelope: &Envelope, body: Body<'_>) -> Bytes {
     event.encode().into()
 }
 
+/// Number 0 is nobody.
+fn name(principal: u8) -> String {
+    match principal {
+        0 => String::new(),
+        number => format!("p{number}"),
+    }
+}
+
 pub fn meaning(envelope: &Envelope, meant: Meant) -> Meaning {
     Meaning::Event {
-        ours: envelope.incarnation == LOG_ID,
+        incarnation: envelope.incarnation,
         id: envelope.id,
         intent: envelope.intent,
         principal: envelope.principal,
@@ -138,6 +143,120 @@ pub fn junk(rng: &mut SmallRng, good: &Bytes) -> (Bytes, Meaning) {
                 Meaning::Refused(Code::Unsupported),
             )
         }
+    }
+}
+
+/// What happens in one history beside commits and upkeep.
+#[derive(Clone, Copy, Debug)]
+pub struct Habits {
+    /// Logs are sealed and opened again.
+    pub moves: bool,
+    /// Policies come and go.
+    pub polices: bool,
+}
+
+/// A wish for the log as a whole, where habit has one.
+pub fn rule_or_move(rng: &mut SmallRng, held: &Held, habits: Habits) -> Option<Wish> {
+    if held.view.sealed && rng.random_ratio(1, 2) {
+        return Some(open(rng, held));
+    }
+    match rng.random_range(0..100) {
+        0..3 if habits.polices => Some(policy(rng, held)),
+        3 if habits.moves => Some(Wish {
+            body: Body::Seal,
+            meant: Meant::Seal,
+        }),
+        4 if habits.moves => Some(open(rng, held)),
+        _ => None,
+    }
+}
+
+fn open(rng: &mut SmallRng, held: &Held) -> Wish {
+    let incarnation = match rng.random_range(0..10) {
+        0 => LOG_ID,
+        1 => held.view.incarnation.0,
+        _ => rng.random(),
+    };
+    let transport = if rng.random_ratio(1, 3) {
+        rng.random()
+    } else {
+        held.view.transport_id
+    };
+    Wish {
+        body: Body::Open {
+            incarnation: Incarnation(incarnation),
+            transport_id: transport,
+        },
+        meant: Meant::Open { incarnation, transport },
+    }
+}
+
+/// Mostly one under which p1 may do everything, so that something still happens.
+fn policy(rng: &mut SmallRng, held: &Held) -> Wish {
+    let present = held.view.policy.as_ref().map_or(0, |row| row.position.0);
+    let replaces = if rng.random_ratio(1, 12) { present + 1 } else { present };
+    let everything = MeansRule {
+        principal: Some(1),
+        at: Rc::from(&[][..]),
+        rights: [true; 4],
+        strict: false,
+    };
+    let mut rules = match rng.random_range(0..12) {
+        0 | 1 => Vec::new(),
+        2 => vec![MeansRule {
+            rights: [true, true, true, false],
+            ..everything
+        }],
+        _ => vec![everything],
+    };
+    if !rules.is_empty() {
+        for _ in 0..rng.random_range(0..4) {
+            let at = match rng.random_range(0..4) {
+                0 => Rc::from(&[][..]),
+                _ => any_path(rng, &held.tree, held.version),
+            };
+            let store_wide = at.is_empty() && rng.random_ratio(1, 3);
+            let mut rights = [rng.random(), rng.random(), store_wide && rng.random(), store_wide];
+            let strict = rng.random_ratio(1, 5);
+            rights[READ] |= rights == [false; 4] && !strict;
+            let principal = *pick(rng, &[None, Some(1), Some(2), Some(2)]);
+            rules.push(MeansRule {
+                principal,
+                at,
+                rights,
+                strict,
+            });
+        }
+    }
+    let rule = |rule: &MeansRule| Rule {
+        principal: rule.principal.map_or_else(|| EVERYBODY.to_owned(), name),
+        prefix: path(&rule.at),
+        rights: Right::ALL
+            .into_iter()
+            .zip(rule.rights)
+            .filter(|(_, has)| *has)
+            .map(|(right, _)| right)
+            .collect(),
+        strict: rule.strict,
+    };
+    let policy = Policy {
+        rules: rules.iter().map(rule).collect(),
+        tokens: Vec::new(),
+    };
+    let administered = rules.is_empty() || rules.iter().any(|rule| rule.rights[ADMIN]);
+    Wish {
+        body: Body::Policy {
+            policy,
+            replaces: Position(replaces),
+        },
+        meant: Meant::Policy {
+            rules: if administered {
+                Ok(rules.into())
+            } else {
+                Err(Code::Malformed)
+            },
+            replaces,
+        },
     }
 }
 

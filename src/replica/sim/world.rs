@@ -4,7 +4,7 @@ use super::checkers::{Breach, Check, Checkers, Held, breach};
 use super::faults::{Odds, Tally, happens};
 use super::oracle::{Meaning, Oracle};
 use super::plants::{Feed, Plant};
-use super::workload::{self, Envelope, LOG_ID, MAX_EVENT_BYTES};
+use super::workload::{self, Envelope, Habits, LOG_ID, MAX_EVENT_BYTES};
 use super::{Options, Report};
 use crate::step::Folder;
 use clients::{Answer, Client};
@@ -52,6 +52,7 @@ pub struct World {
     clock: i64,
     /// Nobody but a stranger announces anything, so that a next level can come.
     upgrading: bool,
+    habits: Habits,
     log_stalled: bool,
     intents: u64,
     trace: Hash,
@@ -63,6 +64,8 @@ impl World {
     pub fn new(seed: u64, options: &Options) -> World {
         let mut rng = SmallRng::seed_from_u64(seed);
         let log = MemoryLog::new(TRANSPORT);
+        // As a log does that stores no digests: whoever opens it tells it one near by.
+        log.forget_digests(1);
         let window = *[60, 200, 1_000, 4_000, 1 << 20]
             .get(rng.random_range(0..5))
             .unwrap_or(&64);
@@ -101,15 +104,24 @@ impl World {
             held: None,
             pending: BTreeMap::new(),
         });
+        let clients = clients.collect();
+        let upgrading =
+            (rng.random_ratio(1, 25) && options.events < 5_000) || options.plant == Some(Plant::FoldsPastHalt);
+        // A next level comes where everybody may ask for it. Long logs are for what is the same all along.
+        let calm = upgrading || options.events > 5_000;
+        let habits = Habits {
+            moves: rng.random_ratio(1, 4) && !calm,
+            polices: (rng.random_ratio(1, 3) && !calm) || options.plant == Some(Plant::LostPolicy),
+        };
         World {
             plant: options.plant,
             events: options.events,
             latest_repeat: options.latest_repeat,
-            clients: clients.collect(),
-            upgrading: (rng.random_ratio(1, 25) && options.events < 5_000)
-                || options.plant == Some(Plant::FoldsPastHalt),
+            clients,
+            upgrading,
+            habits,
             scribe: log.reader(Position(0)).expect("the log starts at 0"),
-            oracle: Oracle::new(MAX_EVENT_BYTES, window, retention),
+            oracle: Oracle::new(MAX_EVENT_BYTES, window, retention, (LOG_ID, TRANSPORT)),
             checkers: Checkers::new(options.plant.map_or(&[], Plant::silenced)),
             rng,
             odds,
@@ -145,7 +157,17 @@ impl World {
             self.step += 1;
             self.turn()?;
         }
-        self.settle()
+        self.settle()?;
+        for (what, count) in [
+            ("race: a right revoked under way", self.oracle.revoked),
+            ("race: a right granted under way", self.oracle.granted),
+            ("lives of a log", self.oracle.incarnations.len() as u64 - 1),
+        ] {
+            if count > 0 {
+                self.tally.add(&Tally(BTreeMap::from([(what.to_owned(), count)])));
+            }
+        }
+        Ok(())
     }
 
     fn begin(&mut self) {

@@ -252,6 +252,8 @@ refuse! {
     prune(PruneRequest) -> pb::Decision;
     get_retention(GetRetentionRequest) -> pb::GetRetentionResponse;
     set_retention(SetRetentionRequest) -> pb::Decision;
+    get_policy(GetPolicyRequest) -> pb::GetPolicyResponse;
+    set_policy(SetPolicyRequest) -> pb::Decision;
     activate(ActivateRequest) -> pb::Decision;
     set_clock(SetClockRequest) -> pb::Decision;
     sync(SyncRequest) -> pb::SyncResponse;
@@ -261,4 +263,5 @@ refuse! {
     close_store(CloseStoreRequest) -> pb::StoreRow;
     status(StatusRequest) -> pb::StatusResponse;
     export_log(ExportLogRequest) -> Stream<Result<pb::ExportLogResponse, Status>>;
+    snapshot(SnapshotRequest) -> Stream<Result<pb::SnapshotResponse, Status>>;
 }

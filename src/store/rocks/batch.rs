@@ -4,7 +4,7 @@ use crate::keys::{self, OBJECTS, ROWS};
 use crate::{RocksStore, pages};
 use bytes::Bytes;
 use confold_model::ids::{Hash, Revision, Time};
-use confold_store::{Batch, IdRow, PersistedTree, RevisionRow, StateEdit, StoreError, Touched};
+use confold_store::{Batch, IdRow, PersistedTree, RevisionRow, Rows, StateEdit, StoreError, Touched};
 use rocksdb::{ColumnFamily, WriteBatch};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,6 +49,16 @@ impl<'s> Puts<'s> {
             self.persisted(&tree);
         }
         self.row(keys::head(), pages::encode_head(&batch.head));
+        Ok(())
+    }
+
+    /// Everything but a head and state.
+    pub fn rows(&mut self, rows: &Rows, writer: &Writer) -> Result<(), StoreError> {
+        self.objects(&rows.objects);
+        self.revisions(&rows.revisions, writer)?;
+        self.touched(&rows.touched);
+        self.ids(&rows.ids);
+        rows.persisted.iter().for_each(|tree| self.persisted(tree));
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The folder around the database: who owns it, which format it has, and how a damaged one is put out of the way.
 //!
 //! ```text
-//! DIR/FORMAT     "confold store, format 1": written before anything else
+//! DIR/FORMAT     "confold store, format 2": written before anything else
 //! DIR/LOCK       held exclusively by a writer, shared by readers of a store that has none
 //! DIR/db/        RocksDB's own
 //! ```
@@ -12,7 +12,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// Counts changes of keys or values that an older version would misread.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const FORMAT_FILE: &str = "FORMAT";
 const NEW_FORMAT_FILE: &str = "FORMAT.new";
@@ -139,7 +139,11 @@ fn check_format(dir: &Path, text: &str) -> Result<(), StoreError> {
     match number.and_then(|number| number.parse::<u32>().ok()) {
         Some(FORMAT) => Ok(()),
         Some(found) if found > FORMAT => Err(StoreError::TooNew { found, known: FORMAT }),
-        _ => Err(StoreError::damaged(format!(
+        Some(found) => Err(StoreError::damaged(format!(
+            "{} has format {found}, written by an older build; this one reads format {FORMAT} and builds it anew from the log",
+            dir.display()
+        ))),
+        None => Err(StoreError::damaged(format!(
             "{}/{FORMAT_FILE} is not one of a store",
             dir.display()
         ))),

@@ -19,7 +19,7 @@ use confold_model::ids::{EventId, Hash, Position, Revision, Time};
 use confold_model::objects::{Objects, ObjectsError, ObjectsErrorCause};
 use confold_store::{
     Batch, Durability, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor,
-    Stats, Store, StoreError, SweepGate, Touched, check_batch, missing, verified,
+    Rows, Stats, Store, StoreError, SweepGate, Touched, check_batch, missing, verified,
 };
 use folder::{Access, Folder};
 use keys::{Kind, OBJECTS};
@@ -202,6 +202,27 @@ impl RocksStore {
         Ok(())
     }
 
+    /// A write that may bring new authors and revisions.
+    fn write_rows(
+        &self,
+        mut puts: Puts<'_>,
+        writer: &mut Writer,
+        revisions: &[RevisionRow],
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let new_authors = std::mem::take(&mut puts.new_authors);
+        // Readers may meet a new author as soon as the write is visible.
+        self.authors.write().extend(new_authors.iter().cloned());
+        let known = writer.authors.len();
+        if let Err(error) = self.write(puts, durability) {
+            self.authors.write().truncate(known);
+            return Err(error);
+        }
+        writer.authors.extend(new_authors.into_iter().zip((known as u32)..));
+        writer.last_time = revisions.last().map(|row| row.time).or(writer.last_time);
+        Ok(())
+    }
+
     fn fail(&self, error: rocksdb::Error) -> StoreError {
         self.failed.store(true, Ordering::Release);
         storage(error)
@@ -239,16 +260,7 @@ impl Store for RocksStore {
         check_batch(self.progress.read().head.as_ref(), batch)?;
         let mut puts = Puts::of(self)?;
         puts.batch(batch, &writer)?;
-        let new_authors = std::mem::take(&mut puts.new_authors);
-        // Readers may meet a new author as soon as the write is visible.
-        self.authors.write().extend(new_authors.iter().cloned());
-        let known = writer.authors.len();
-        if let Err(error) = self.write(puts, batch.durability) {
-            self.authors.write().truncate(known);
-            return Err(error);
-        }
-        writer.authors.extend(new_authors.into_iter().zip((known as u32)..));
-        writer.last_time = batch.revisions.last().map(|row| row.time).or(writer.last_time);
+        self.write_rows(puts, &mut writer, &batch.revisions, batch.durability)?;
         let mut progress = self.progress.write();
         progress.head = Some(batch.head.clone());
         if batch.durability == Durability::Now {
@@ -257,6 +269,16 @@ impl Store for RocksStore {
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         fail::fail_point!("store::commit::after", |_| Err(injected()));
         Ok(())
+    }
+
+    fn load(&self, rows: &Rows) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock();
+        if self.progress.read().head.is_some() {
+            return Err(StoreError::refused("a snapshot goes into an empty store only"));
+        }
+        let mut puts = Puts::of(self)?;
+        puts.rows(rows, &writer)?;
+        self.write_rows(puts, &mut writer, &rows.revisions, Durability::Later)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -314,6 +336,14 @@ impl Store for RocksStore {
 
     fn id(&self, id: &EventId, reach: u64) -> Result<Option<IdRow>, StoreError> {
         self.find_id(id, reach)
+    }
+
+    fn ids(&self, from: Position, limit: usize) -> Result<Vec<IdRow>, StoreError> {
+        self.read_ids(from, limit)
+    }
+
+    fn all_touched(&self, from: (PathDigest, Revision), limit: usize) -> Result<Vec<Touched>, StoreError> {
+        self.read_all_touched(from, limit)
     }
 
     fn state_row(&self, table: u16, key: &[u8]) -> Result<Option<Bytes>, StoreError> {

@@ -20,13 +20,13 @@ use std::sync::Arc;
 /// The most rows that share a page: few enough that reading one row by way of its page costs little.
 pub const ROWS_IN_A_PAGE: usize = 64;
 
-const HEAD_VERSION: u8 = 1;
+const HEAD_VERSION: u8 = 2;
 
 pub fn encode_head(head: &Head) -> Vec<u8> {
     let mut out = vec![HEAD_VERSION];
     out.extend_from_slice(&head.applied.0.to_be_bytes());
     out.extend_from_slice(&head.time.0.to_be_bytes());
-    for hash in [head.digest, head.chain, head.root] {
+    for hash in [head.before, head.digest, head.chain, head.root] {
         out.extend_from_slice(&hash.0);
     }
     out.extend_from_slice(&head.revision.0.to_be_bytes());
@@ -50,6 +50,7 @@ pub fn decode_head(bytes: &[u8]) -> Option<Head> {
     let head = Head {
         applied: Position(from.u64()?),
         time: Time(from.i64()?),
+        before: from.hash()?,
         digest: from.hash()?,
         chain: from.hash()?,
         root: from.hash()?,

@@ -175,6 +175,45 @@ impl RocksStore {
         Ok(None)
     }
 
+    pub(crate) fn read_ids(&self, from: Position, limit: usize) -> Result<Vec<IdRow>, StoreError> {
+        let mut cursor = self.cursor(&Kind::Ids.prefix())?;
+        cursor.at_or_before(&keys::ids(from));
+        let mut found = Vec::new();
+        while found.len() < limit
+            && let Some((key, value)) = cursor.item()?
+        {
+            let first = number(Kind::Ids, key)?;
+            let rows = pages::decode_ids(value).ok_or_else(|| row_damaged(Kind::Ids, first))?;
+            found.extend(rows.into_iter().filter(|row| row.position >= from));
+            cursor.raw.next();
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    pub(crate) fn read_all_touched(
+        &self,
+        from: (PathDigest, Revision),
+        limit: usize,
+    ) -> Result<Vec<Touched>, StoreError> {
+        let mut cursor = self.cursor(&Kind::Touched.prefix())?;
+        cursor.at_or_before(&keys::touched(&from.0, from.1));
+        let mut found = Vec::new();
+        while found.len() < limit
+            && let Some((key, value)) = cursor.item()?
+        {
+            let damaged = || StoreError::damaged("a Touched key has no path or revision");
+            let path = key.get(1..13).and_then(|path| path.try_into().ok()).map(PathDigest);
+            let (path, first) = path.zip(keys::number(key, 13)).ok_or_else(damaged)?;
+            let rows = pages::decode_touched(&path, Revision(first), value);
+            let rows = rows.ok_or_else(|| row_damaged(Kind::Touched, first))?;
+            found.extend(rows.into_iter().filter(|row| (row.path, row.revision) >= from));
+            cursor.raw.next();
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
     pub(crate) fn read_object_sizes(&self, from: &Hash, limit: usize) -> Result<Vec<(Hash, u32)>, StoreError> {
         let mut options = ReadOptions::default();
         // A sweep reads everything once: it must not push out what is in use.

@@ -276,12 +276,15 @@ fn a_folder_that_is_no_store_of_ours_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()).unwrap());
     let format = dir.path().join("FORMAT");
-    assert_eq!(fs::read_to_string(&format).unwrap(), "confold store, format 1\n");
-    fs::write(&format, "confold store, format 2\n").unwrap();
+    assert_eq!(fs::read_to_string(&format).unwrap(), "confold store, format 2\n");
+    fs::write(&format, "confold store, format 3\n").unwrap();
     assert_eq!(
         open(dir.path()).map(|_| ()),
-        Err(StoreError::TooNew { found: 2, known: 1 })
+        Err(StoreError::TooNew { found: 3, known: 2 })
     );
+    fs::write(&format, "confold store, format 1\n").unwrap();
+    let older = open(dir.path()).map(|_| ()).unwrap_err();
+    assert!(older.is_damage() && older.to_string().contains("older build"), "{older}");
     fs::remove_file(&format).unwrap();
     assert!(open(dir.path()).map(|_| ()).unwrap_err().is_damage());
 }

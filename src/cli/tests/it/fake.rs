@@ -112,6 +112,8 @@ fake! {
     prune: PruneRequest -> Decision,
     get_retention: GetRetentionRequest -> GetRetentionResponse,
     set_retention: SetRetentionRequest -> Decision,
+    get_policy: GetPolicyRequest -> GetPolicyResponse,
+    set_policy: SetPolicyRequest -> Decision,
     activate: ActivateRequest -> Decision,
     set_clock: SetClockRequest -> Decision,
     sync: SyncRequest -> SyncResponse,
@@ -123,7 +125,8 @@ fake! {
     stream
     list_stream: ListRequest -> ListResponse,
     diff_stream: DiffRequest -> DiffResponse,
-    export_log: ExportLogRequest -> ExportLogResponse;
+    export_log: ExportLogRequest -> ExportLogResponse,
+    snapshot: SnapshotRequest -> SnapshotResponse;
 }
 
 fn note<M: prost::Message>(requests: &Mutex<Vec<String>>, call: &str, name: &str, request: &M) {

@@ -43,6 +43,8 @@ fn the_help_lists_the_commands_and_the_exit_statuses() {
           tags         List the names of revisions
           prune        Let go of old revisions for good
           retention    How long old revisions are kept
+          policy       Who may do what
+          token        Bearer tokens: who shows one is its principal
           sync         Wait until everything that was acknowledged before is seen here
           export       Take out what a store is made of
           admin        Rare steps in a store's life
@@ -64,6 +66,10 @@ fn the_help_lists_the_commands_and_the_exit_statuses() {
 
               --data <DIR>
                   Work on the store in this folder, which no server has open; CONFOLD_DATA where not given
+
+              --as <NAME>
+                  Act with the rights of this principal on the store of --data; CONFOLD_AS where not given.
+                  A server knows who calls from a token or a certificate
 
               --store <NAME>
                   Which store, where a server has several; CONFOLD_STORE where not given
@@ -186,6 +192,10 @@ fn help_of_a_command_explains_its_options() {
               --data <DIR>
                   Work on the store in this folder, which no server has open; CONFOLD_DATA where not given
 
+              --as <NAME>
+                  Act with the rights of this principal on the store of --data; CONFOLD_AS where not given.
+                  A server knows who calls from a token or a certificate
+
               --store <NAME>
                   Which store, where a server has several; CONFOLD_STORE where not given
 
@@ -281,6 +291,10 @@ fn help_of_a_command_explains_its_options() {
 
                   --data <DIR>
                       Work on the store in this folder, which no server has open; CONFOLD_DATA where not given
+
+                  --as <NAME>
+                      Act with the rights of this principal on the store of --data; CONFOLD_AS where not given.
+                      A server knows who calls from a token or a certificate
 
                   --store <NAME>
                       Which store, where a server has several; CONFOLD_STORE where not given

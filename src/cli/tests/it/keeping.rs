@@ -119,6 +119,7 @@ fn status_shows_how_a_store_is_doing() {
         state: ROOT.to_owned(),
         durable: position - 10,
         time_ms: NOW,
+        agrees: (byte == "ef").then_some(false),
     };
     world.fake.status.always(pb::StatusResponse {
         log_id: "ab".repeat(16),
@@ -180,9 +181,9 @@ fn status_shows_how_a_store_is_doing() {
             last mark  position 4096, state 3f9c12ab34cd
             up for     1d1h1m1s
 
-            REPLICA              MARK  DURABLE  STATE HASH    LEVEL  BUILD  SEEN
-            cdcdcdcdcdcd (this)  4096  4086     3f9c12ab34cd  1      0.1.0  2026-11-21 10:00:00
-            efefefefefef         4096  4086     3f9c12ab34cd  1      0.1.0  2026-11-21 10:00:00
+            REPLICA              MARK  DURABLE  STATE HASH    AGREES  LEVEL  BUILD  SEEN
+            cdcdcdcdcdcd (this)  4096  4086     3f9c12ab34cd          1      0.1.0  2026-11-21 10:00:00
+            efefefefefef         4096  4086     3f9c12ab34cd  NO      1      0.1.0  2026-11-21 10:00:00
 
             COUNTER  VALUE
             commits  12,345

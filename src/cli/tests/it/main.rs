@@ -7,6 +7,7 @@ mod fake;
 mod helping;
 mod keeping;
 mod reading;
+mod rights;
 mod securing;
 mod world;
 mod writing;

@@ -208,8 +208,9 @@ impl Local for Disk {
         Ok(())
     }
 
-    async fn open(&self, data: &Path, access: Access) -> Result<Arc<dyn Api>, Failure> {
-        self.note(format!("open {} {access:?}", data.display()));
+    async fn open(&self, data: &Path, access: Access, principal: Option<&str>) -> Result<Arc<dyn Api>, Failure> {
+        let who = principal.map(|name| format!(" as {name}")).unwrap_or_default();
+        self.note(format!("open {} {access:?}{who}", data.display()));
         Ok(self.fake.clone())
     }
 
@@ -340,6 +341,7 @@ pub fn device(id: &str) -> pb::Node {
         data_hash: "bb".repeat(32),
         value: yaml(&format!("id: {id}\naddress: 192.0.2.10\n")),
         children: Vec::new(),
+        restricted: false,
     }
 }
 
@@ -360,5 +362,6 @@ pub fn container(path: &str, kind: pb::container::Kind, count: u64, hidden: bool
         count,
         hash: "cc".repeat(32),
         hidden,
+        restricted: false,
     }
 }

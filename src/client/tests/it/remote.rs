@@ -63,6 +63,8 @@ serve! {
     prune: PruneRequest -> Decision,
     get_retention: GetRetentionRequest -> GetRetentionResponse,
     set_retention: SetRetentionRequest -> Decision,
+    get_policy: GetPolicyRequest -> GetPolicyResponse,
+    set_policy: SetPolicyRequest -> Decision,
     activate: ActivateRequest -> Decision,
     set_clock: SetClockRequest -> Decision,
     sync: SyncRequest -> SyncResponse,
@@ -74,7 +76,8 @@ serve! {
     stream
     list_stream: ListStreamStream: ListRequest -> ListResponse,
     diff_stream: DiffStreamStream: DiffRequest -> DiffResponse,
-    export_log: ExportLogStream: ExportLogRequest -> ExportLogResponse;
+    export_log: ExportLogStream: ExportLogRequest -> ExportLogResponse,
+    snapshot: SnapshotStream: SnapshotRequest -> SnapshotResponse;
 }
 
 /// Serves on a free port until the runtime ends.

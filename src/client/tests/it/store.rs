@@ -490,6 +490,8 @@ not_here! {
     prune: PruneRequest -> pb::Decision,
     get_retention: GetRetentionRequest -> pb::GetRetentionResponse,
     set_retention: SetRetentionRequest -> pb::Decision,
+    get_policy: GetPolicyRequest -> pb::GetPolicyResponse,
+    set_policy: SetPolicyRequest -> pb::Decision,
     activate: ActivateRequest -> pb::Decision,
     set_clock: SetClockRequest -> pb::Decision,
     sync: SyncRequest -> pb::SyncResponse,
@@ -498,4 +500,5 @@ not_here! {
     open_store: OpenStoreRequest -> pb::StoreRow,
     close_store: CloseStoreRequest -> pb::StoreRow,
     export_log: ExportLogRequest -> Stream<Result<pb::ExportLogResponse, Status>>,
+    snapshot: SnapshotRequest -> Stream<Result<pb::SnapshotResponse, Status>>,
 }

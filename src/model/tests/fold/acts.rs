@@ -7,6 +7,7 @@ use confold_model::ids::{EventId, Hash, Incarnation, Position, Revision};
 use confold_model::node;
 use confold_model::objects::Objects;
 use confold_model::path::{Path, Target};
+use confold_model::policy::{EVERYBODY, Policy, Right, Rule, TokenRow};
 use confold_model::state::State;
 use confold_model::tree::{Lookup, Tree};
 use proptest::prelude::*;
@@ -51,7 +52,7 @@ pub struct Step {
     /// Takes the id of an earlier record instead of a new one.
     id_of: Option<prop::sample::Index>,
     intent_of: bool,
-    principal: bool,
+    principal: u8,
     foreign: bool,
     /// Opens the log where it is sealed, instead of the act.
     unseal: bool,
@@ -76,6 +77,11 @@ enum Act {
     Untag(Vec<u8>),
     Retention(RetentionPolicy),
     Prune(Option<u64>),
+    Policy {
+        rules: Vec<RulePick>,
+        tokens: u8,
+        right: bool,
+    },
     Withdraw {
         of: Option<prop::sample::Index>,
         behind: i64,
@@ -100,6 +106,15 @@ enum Act {
     Resend(prop::sample::Index),
     SchemaAgain,
     Garbage(u8),
+}
+
+#[derive(Clone, Debug)]
+struct RulePick {
+    principal: u8,
+    path: usize,
+    /// Bits of read, write, tag, admin.
+    rights: u8,
+    strict: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -153,7 +168,7 @@ fn step() -> impl Strategy<Value = Step> {
         behind,
         id_of,
         any::<bool>(),
-        rarely(6),
+        0u8..6,
         rarely(25),
         rarely(4),
         act(),
@@ -189,6 +204,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => prop::collection::vec(0u8..4, 0..3).prop_map(Act::Untag),
         1 => policy.prop_map(Act::Retention),
         3 => prop::option::of(0u64..10).prop_map(Act::Prune),
+        3 => (rules(), 0u8..4, prop::bool::weighted(0.85))
+            .prop_map(|(rules, tokens, right)| Act::Policy { rules, tokens, right }),
         2 => (prop::option::of(index()), -1i64..14).prop_map(|(of, behind)| Act::Withdraw { of, behind }),
         1 => (0u32..4).prop_map(Act::Activation),
         1 => Just(Act::Clock),
@@ -201,6 +218,31 @@ fn act() -> impl Strategy<Value = Act> {
         2 => index().prop_map(Act::Resend),
         1 => Just(Act::SchemaAgain),
         1 => (0u8..3).prop_map(Act::Garbage),
+    ]
+}
+
+/// Mostly with somebody who may do everything, so that something still happens.
+fn rules() -> impl Strategy<Value = Vec<RulePick>> {
+    let rule = |rights: BoxedStrategy<u8>, path: BoxedStrategy<usize>| {
+        (0u8..3, path, rights, prop::bool::weighted(0.15)).prop_map(|(principal, path, rights, strict)| RulePick {
+            principal,
+            path,
+            rights,
+            strict,
+        })
+    };
+    let any_path = (0..PATHS.len()).boxed();
+    let on_data = rule((0u8..4).boxed(), any_path.clone());
+    let on_anything = rule((0u8..16).boxed(), any_path);
+    let on_root = rule((0u8..16).boxed(), Just(0).boxed());
+    let more = prop::collection::vec(prop_oneof![6 => on_data, 2 => on_root, 1 => on_anything], 0..4);
+    let first = prop_oneof![6 => Just(15u8), 1 => 0u8..16];
+    prop_oneof![
+        1 => Just(Vec::new()),
+        4 => (first, more).prop_map(|(rights, more)| {
+            let first = RulePick { principal: 0, path: 0, rights, strict: false };
+            [vec![first], more].concat()
+        }),
     ]
 }
 
@@ -329,17 +371,32 @@ impl Writer {
             Act::Prune(floor) => Body::Prune {
                 floor: floor.map(Revision),
             },
+            Act::Policy { rules, tokens, right } => {
+                let present = state.policy().map(|row| row.position).unwrap_or_default();
+                Body::Policy {
+                    policy: policy(rules, *tokens),
+                    replaces: if *right { present } else { Position(present.0 + 1) },
+                }
+            }
             Act::Withdraw { of, behind } => {
                 let met = of
                     .as_ref()
                     .filter(|_| !self.sent.is_empty())
                     .map(|of| self.sent[of.index(self.sent.len())].0);
-                Body::Withdraw {
-                    id: met.unwrap_or_else(|| EventId {
+                let id = met.unwrap_or_else(|| {
+                    let id = EventId {
                         seen: at(*behind),
                         nonce: self.mint(),
-                    }),
-                }
+                    };
+                    // It is on its way, and may come yet.
+                    let lost = Envelope {
+                        id: Some(id),
+                        ..Envelope::new(0, 0)
+                    };
+                    self.sent.push((id, lost.intent, lost.record(commit(Vec::new()))));
+                    id
+                });
+                Body::Withdraw { id }
             }
             Act::Activation(level) => Body::Activation { level: *level },
             Act::Clock => Body::Clock,
@@ -388,9 +445,12 @@ impl Writer {
                 _ => Hash::of(&self.nonce.to_be_bytes()),
             };
         }
-        if step.principal {
-            envelope.principal = "ada".into();
-        }
+        let rules = state.policy().is_some_and(|row| !row.policy.rules.is_empty());
+        envelope.principal = match (rules, step.principal) {
+            (false, 0) | (true, 2..) => "ada".into(),
+            (true, 1) => "bob".into(),
+            _ => String::new(),
+        };
         let Incarnation(present) = state.incarnation();
         envelope.incarnation = match step.foreign {
             false => present,
@@ -463,6 +523,29 @@ impl Writer {
             base,
             kind,
         }
+    }
+}
+
+fn policy(rules: &[RulePick], tokens: u8) -> Policy {
+    let rule = |pick: &RulePick| Rule {
+        principal: ["ada", "bob", EVERYBODY][usize::from(pick.principal)].to_owned(),
+        prefix: path(PATHS[pick.path]),
+        rights: Right::ALL
+            .into_iter()
+            .filter(|right| pick.rights & (1 << (*right as u8 - 1)) != 0)
+            .collect(),
+        strict: pick.strict,
+    };
+    let token = |number: u8| TokenRow {
+        // The third has the id of the first.
+        id: [number % 2; 8],
+        hash: [number; 32],
+        principal: "ada".to_owned(),
+        expires_ms: number.into(),
+    };
+    Policy {
+        rules: rules.iter().map(rule).collect(),
+        tokens: (0..tokens).map(token).collect(),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - `log`: a log of a small store; per position its record and everything that follows from it, the state hash with each
 //!   member's included; at the end the bytes behind the members.
+//! - `policy_log`: the same for a log with policies, principals, a seal and an open.
 //! - `order`: a setting and records with two faults each; the code is the first fault's.
 //! - `intent_marks`, `values` (NaN bits, -0.0 and refusals), `objects` and `records` (refusals).
 //!
@@ -19,9 +20,10 @@ use confold_model::canon::ValueError;
 use confold_model::digest;
 use confold_model::event::{Base, Body, Checkpoint, Commit, Event, Expect, Guard, Operation, RetentionPolicy};
 use confold_model::fold;
-use confold_model::ids::{EventId, Hash, Position, Revision, Time};
+use confold_model::ids::{EventId, Hash, Incarnation, Position, Revision, Time};
 use confold_model::node;
 use confold_model::objects::{NoObjects, references};
+use confold_model::policy::{Policy, Right, Rule, TokenRow};
 use confold_model::schema::Schema;
 use confold_model::state::State;
 use confold_model::tree::Tree;
@@ -31,9 +33,9 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/vect
 
 #[test]
 fn the_golden_file_is_what_the_naive_model_and_the_tables_say() {
-    let log = golden_log();
     let said = json!({
-        "log": log,
+        "log": golden_log(log()),
+        "policy_log": golden_log(policy_log()),
         "order": golden_order(),
         "intent_marks": golden_intent_marks(),
         "values": tables::values(),
@@ -51,10 +53,16 @@ fn the_golden_file_is_what_the_naive_model_and_the_tables_say() {
 
 // H1, H2, I7
 #[test]
-fn the_golden_log_has_its_outcomes_digests_and_state_hashes() {
+fn the_golden_logs_have_their_outcomes_digests_and_state_hashes() {
     let file = golden();
-    let positions = file["log"]["positions"].as_array().unwrap();
-    assert!(positions.len() > 25);
+    for (log, length) in [("log", 32), ("policy_log", 23)] {
+        let positions = file[log]["positions"].as_array().unwrap();
+        assert_eq!(positions.len(), length);
+        check_log(positions);
+    }
+}
+
+fn check_log(positions: &[Value]) {
     let mut state = State::new();
     for row in positions {
         let position = row["position"].as_u64().unwrap();
@@ -218,10 +226,10 @@ fn golden_intent_marks() -> Value {
 }
 
 /// Each position of the log as the naive model tells it.
-fn golden_log() -> Value {
+fn golden_log(log: Vec<(&'static str, i64, Vec<u8>)>) -> Value {
     let mut naive = Naive::default();
     let mut rows = Vec::new();
-    for (position, (name, time, record)) in log().into_iter().enumerate() {
+    for (position, (name, time, record)) in log.into_iter().enumerate() {
         let verdict = naive.apply(time, &record);
         let members: serde_json::Map<String, Value> = naive
             .members()
@@ -494,12 +502,149 @@ fn log() -> Vec<(&'static str, i64, Vec<u8>)> {
     ]
 }
 
+/// As `log`: who may do what, and another life of the log.
+fn policy_log() -> Vec<(&'static str, i64, Vec<u8>)> {
+    const NEXT: [u8; 16] = [0x11; 16];
+    let by = |principal: &str, seen: u64, nonce: u8| Envelope {
+        principal: principal.into(),
+        ..Envelope::new(seen, nonce)
+    };
+    let later = |envelope: Envelope| Envelope {
+        incarnation: NEXT,
+        ..envelope
+    };
+    let rule = |principal: &str, at: &str, rights: &[Right], strict| Rule {
+        principal: principal.to_owned(),
+        prefix: path(at),
+        rights: rights.iter().copied().collect(),
+        strict,
+    };
+    let first = Policy {
+        rules: vec![
+            rule("root", "/", &[Right::Tag, Right::Admin], false),
+            rule("ada", "/devices", &[Right::Read, Right::Write], false),
+            rule("bob", "/devices/a", &[Right::Write], true),
+            rule("*", "/health", &[Right::Read], false),
+        ],
+        tokens: vec![TokenRow {
+            id: [0xa0; 8],
+            hash: [0xa1; 32],
+            principal: "ada".to_owned(),
+            expires_ms: 1_800_000_000_000,
+        }],
+    };
+    let second = Policy {
+        rules: vec![rule("root", "/", &Right::ALL, false)],
+        tokens: Vec::new(),
+    };
+    let policy = |policy: &Policy, replaces| Body::Policy {
+        policy: policy.clone(),
+        replaces: Position(replaces),
+    };
+    let tag = || Body::Tag {
+        name: "t".into(),
+        revision: Revision(1),
+    };
+    let open = |incarnation, transport_id| Body::Open {
+        incarnation: Incarnation(incarnation),
+        transport_id,
+    };
+    let guarded = Body::Commit(Commit {
+        guards: vec![Guard {
+            path: path("/health"),
+            expect: Expect::Absent,
+        }],
+        operations: Vec::new(),
+    });
+    let denied = by("eve", 4, 5).record(commit(vec![update("/devices/a", device("a", "x", "", &[]))]));
+    let mut based = update("/devices/a", device("a", "based", "", &[]));
+    based.base = Some(Base::Absent);
+    let records = vec![
+        (
+            "genesis",
+            Envelope::without_id().record(Body::Genesis(genesis(64, small_limits()))),
+        ),
+        ("schema", Envelope::new(0, 1).record(schema_body())),
+        (
+            "an element, by nobody: revision 1",
+            Envelope::new(1, 2).record(commit(vec![add("/devices/a", device("a", "", "", &[]))])),
+        ),
+        ("policy", by("root", 2, 3).record(policy(&first, 0))),
+        (
+            "mark",
+            Envelope::without_id().record(Body::Mark { last_mark: Position(0) }),
+        ),
+        ("no right to write: PERMISSION", denied.clone()),
+        (
+            "by nobody: PERMISSION",
+            Envelope::new(5, 6).record(commit(vec![update("/devices/a", device("a", "x", "", &[]))])),
+        ),
+        (
+            "a port below a path with the right: revision 2",
+            by("ada", 6, 7).record(commit(vec![add("/devices/a/ports/1", port(1, "", ""))])),
+        ),
+        (
+            "strict by policy: READ_ONLY_FIELD",
+            by("bob", 7, 8).record(commit(vec![update("/devices/a", device("a", "", "s", &[]))])),
+        ),
+        (
+            "a base without the right to read: PERMISSION",
+            by("bob", 8, 9).record(commit(vec![based])),
+        ),
+        (
+            "a guard with the right of everybody: GUARD_FAILED",
+            by("eve", 9, 10).record(guarded),
+        ),
+        ("tag without the right: PERMISSION", by("ada", 10, 11).record(tag())),
+        ("tag", by("root", 11, 12).record(tag())),
+        (
+            "policy in the place of none: CONFLICT",
+            by("root", 12, 13).record(policy(&second, 0)),
+        ),
+        (
+            "policy without an administrator: MALFORMED",
+            by("root", 13, 14).record(policy(
+                &Policy {
+                    rules: first.rules[1..].to_vec(),
+                    tokens: Vec::new(),
+                },
+                3,
+            )),
+        ),
+        ("policy, the next", by("root", 14, 15).record(policy(&second, 3))),
+        ("the denied event again: duplicate", denied),
+        ("seal", by("root", 16, 16).record(Body::Seal)),
+        (
+            "an event on a sealed log: SEALED",
+            by("root", 17, 17).record(commit(vec![remove("/devices/a")])),
+        ),
+        (
+            "mark of a sealed log: unchanged",
+            Envelope::without_id().record(Body::Mark { last_mark: Position(4) }),
+        ),
+        ("open", by("root", 19, 18).record(open(NEXT, [0x21; 16]))),
+        (
+            "an event of the life before: FOREIGN",
+            by("root", 17, 17).record(commit(vec![remove("/devices/a")])),
+        ),
+        (
+            "a mark of the present life",
+            later(Envelope::without_id()).record(Body::Mark { last_mark: Position(4) }),
+        ),
+    ];
+    (0..)
+        .zip(records)
+        .map(|(position, (name, record))| (name, 1_700_000_000_000 + 10 * position, record))
+        .collect()
+}
+
 #[test]
-fn the_golden_log_meets_every_outcome_it_says_it_does() {
-    let names: Vec<String> = golden()["log"]["positions"]
-        .as_array()
-        .unwrap()
+fn the_golden_logs_meet_every_outcome_they_say_they_do() {
+    let file = golden();
+    let rows = ["log", "policy_log"].map(|log| file[log]["positions"].as_array().unwrap().clone());
+    let names: Vec<String> = rows
         .iter()
+        .flatten()
         .map(|row| {
             let code = confold_model::code::Code::from_number(row["code"].as_u64().unwrap() as u16);
             let name = row["name"].as_str().unwrap().to_owned();

@@ -40,8 +40,14 @@ const ID_REUSED: u16 = 26;
 const WITHDRAWN: u16 = 27;
 const PRUNED: u16 = 28;
 const FUTURE: u16 = 29;
+const PERMISSION: u16 = 30;
 const SEALED: u16 = 31;
 const UNSUPPORTED: u16 = 36;
+
+const READ: u8 = 1;
+const WRITE: u8 = 2;
+const TAG: u8 = 3;
+const ADMIN: u8 = 4;
 
 const MONTH_MS: i64 = 30 * 24 * 3600 * 1000;
 
@@ -473,8 +479,12 @@ fn resolve(path: &Steps) -> Result<Target, u16> {
 }
 
 fn steps(message: &[u8]) -> Steps {
+    steps_of(message, 1)
+}
+
+fn steps_of(message: &[u8], number: u32) -> Steps {
     let steps = fields(message).unwrap();
-    let steps = steps.iter().filter(|field| field.number == 1);
+    let steps = steps.iter().filter(|field| field.number == number);
     steps
         .map(|step| {
             (
@@ -496,11 +506,97 @@ fn covers(above: &Steps, below: &Steps) -> bool {
             .is_some_and(|step| step == last || (last.1.is_none() && step.0 == last.0))
 }
 
+// Section 4.8: rights.
+
+/// One rule, as its bytes say it.
+struct Rule {
+    principal: Vec<u8>,
+    prefix: Steps,
+    rights: Vec<u8>,
+    strict: bool,
+}
+
+fn rules(policy: &[u8]) -> Vec<Rule> {
+    let fields = fields(policy).unwrap();
+    let rules = fields.iter().filter(|field| field.number == 1);
+    rules
+        .map(|rule| Rule {
+            principal: bytes_of(rule.bytes, 1).to_vec(),
+            prefix: steps_of(rule.bytes, 2),
+            rights: bytes_of(rule.bytes, 3).to_vec(),
+            strict: number_of(rule.bytes, 4) == 1,
+        })
+        .collect()
+}
+
+/// The rules that speak of a principal; who has no name is nobody.
+fn rules_for(policy: &[u8], principal: &[u8]) -> Vec<Rule> {
+    let speaks = |rule: &Rule| !principal.is_empty() && (rule.principal == principal || rule.principal == b"*");
+    rules(policy).into_iter().filter(speaks).collect()
+}
+
+fn check_policy(policy: &[u8]) -> Result<(), u16> {
+    for rule in rules(policy) {
+        let store_wide = rule.rights.contains(&TAG) || rule.rights.contains(&ADMIN);
+        if (store_wide && !rule.prefix.is_empty()) || (rule.rights.is_empty() && !rule.strict) {
+            return Err(MALFORMED);
+        }
+    }
+    let parts = fields(policy).unwrap();
+    let ids: Vec<&[u8]> = parts
+        .iter()
+        .filter(|part| part.number == 2)
+        .map(|token| bytes_of(token.bytes, 1))
+        .collect();
+    let twice = ids.iter().any(|id| ids.iter().filter(|other| *other == id).count() > 1);
+    let rules = rules(policy);
+    if twice || (!rules.is_empty() && !rules.iter().any(|rule| rule.rights.contains(&ADMIN))) {
+        return Err(MALFORMED);
+    }
+    Ok(())
+}
+
+/// What a body needs, under a policy with rules.
+fn check_rights(policy: &[u8], principal: &[u8], body: &Field<'_>) -> Result<(), u16> {
+    let rules = rules_for(policy, principal);
+    let has = |right: u8, path: &Steps| {
+        rules
+            .iter()
+            .any(|rule| rule.rights.contains(&right) && covers(&rule.prefix, path))
+    };
+    let somewhere = |right: u8| rules.iter().any(|rule| rule.rights.contains(&right));
+    let root = Steps::new();
+    let allowed = match body.number {
+        17 => fields(body.bytes).unwrap().iter().all(|part| match part.number {
+            1 => has(READ, &steps(part.bytes)),
+            _ => {
+                let path = steps(part.bytes);
+                has(WRITE, &path) && (!self::has(part.bytes, 3) || has(READ, &path))
+            }
+        }),
+        19 | 20 => has(TAG, &root),
+        22 if !self::has(body.bytes, 1) => true,
+        25 => somewhere(WRITE) || somewhere(TAG) || somewhere(ADMIN),
+        16 | 30..=32 => true,
+        _ => has(ADMIN, &root),
+    };
+    if allowed { Ok(()) } else { Err(PERMISSION) }
+}
+
+/// Whether the policy makes an operation strict.
+fn is_forced(policy: &[u8], principal: &[u8], operation: &[u8]) -> bool {
+    let path = steps(operation);
+    let deep = !has(operation, 4);
+    rules_for(policy, principal)
+        .iter()
+        .any(|rule| rule.strict && (covers(&rule.prefix, &path) || (deep && covers(&path, &rule.prefix))))
+}
+
 fn exists(tree: &Tree, path: &[(u32, Option<Vec<u8>>)]) -> bool {
     (1..=path.len()).all(|length| path[length - 1].1.is_none() || tree.contains_key(&path[..length]))
 }
 
-fn commit(before: &Tree, commit: &[u8]) -> Result<Tree, u16> {
+fn commit(before: &Tree, commit: &[u8], forced: &dyn Fn(&[u8]) -> bool) -> Result<Tree, u16> {
     let parts = fields(commit).unwrap();
     let operations: Vec<&[u8]> = parts
         .iter()
@@ -521,7 +617,7 @@ fn commit(before: &Tree, commit: &[u8]) -> Result<Tree, u16> {
     }
     let mut after = before.clone();
     for (operation, path) in operations.iter().zip(&paths) {
-        operate(before, &mut after, operation, path)?;
+        operate(before, &mut after, operation, path, forced(operation))?;
     }
     Ok(after)
 }
@@ -570,8 +666,8 @@ fn must_apply(base: Option<Hash>, current: Option<Hash>, result: Option<Hash>) -
     }
 }
 
-fn operate(before: &Tree, after: &mut Tree, operation: &[u8], path: &Steps) -> Result<(), u16> {
-    let strict = number_of(operation, 2) == 1;
+fn operate(before: &Tree, after: &mut Tree, operation: &[u8], path: &Steps, forced: bool) -> Result<(), u16> {
+    let strict = forced || number_of(operation, 2) == 1;
     let base = has(operation, 3).then(|| {
         let base = bytes_of(operation, 3);
         has(base, 1).then(|| Hash::try_from(bytes_of(base, 1)).unwrap())
@@ -789,6 +885,8 @@ pub struct Naive {
     checkpoints: BTreeMap<Vec<u8>, Checkpoint>,
     incarnations: BTreeMap<u64, Vec<u8>>,
     sealed: bool,
+    /// Rules and tokens, and where the event stands.
+    policy: Option<(u64, Vec<u8>)>,
     window: Vec<Entry>,
 }
 
@@ -928,13 +1026,20 @@ impl Naive {
             }
             *fresh = Some((id.clone(), mark));
         }
+        let policy = self.policy.clone().map_or(Vec::new(), |(_, policy)| policy);
+        let principal = bytes_of(record, 6);
+        if !rules(&policy).is_empty() {
+            check_rights(&policy, principal, body)?;
+        }
         let changed = match body.number {
             17 => {
                 if self.schemas.is_empty() {
                     return Err(SCHEMA_INVALID);
                 }
                 let before = self.root();
-                self.tree = commit(&self.tree, body.bytes)?;
+                self.tree = commit(&self.tree, body.bytes, &|operation| {
+                    is_forced(&policy, principal, operation)
+                })?;
                 self.root() != before
             }
             18 => {
@@ -968,6 +1073,21 @@ impl Naive {
                 changed
             }
             22 => self.prune(has(body.bytes, 1).then(|| number_of(body.bytes, 1)))?,
+            24 => {
+                check_policy(body.bytes)?;
+                let rest = fields(body.bytes).unwrap();
+                let rest = rest.iter().filter(|part| part.number != 3);
+                let new: Vec<u8> = rest.flat_map(|part| part.record).copied().collect();
+                let (at, old) = self.policy.clone().unwrap_or_default();
+                if number_of(body.bytes, 3) != at {
+                    return Err(CONFLICT);
+                }
+                let changed = new != old;
+                if changed {
+                    self.policy = Some((position, new));
+                }
+                changed
+            }
             25 => {
                 let (barred, seen) = (id_bytes(bytes_of(body.bytes, 1)), number_of(bytes_of(body.bytes, 1), 1));
                 if barred == id {
@@ -1158,7 +1278,8 @@ impl Naive {
         ]
     }
 
-    /// Section 5.4: the rows of each table, keys ascending, from number 32 on; those of the window are its segments.
+    /// Section 5.4: the rows of each table, keys ascending, from number 32 on; those of the window are its segments;
+    /// the policy's table is a member only where there is one.
     pub fn tables(&self) -> Vec<Vec<(Vec<u8>, Vec<u8>)>> {
         let be = |number: &u64| number.to_be_bytes().to_vec();
         let pair = |one: u64, two: u64| [num(1, one), num(2, two)].concat();
@@ -1175,7 +1296,7 @@ impl Naive {
             segment.extend([&entry.id[..], &entry.mark, &[entry.outcome], &entry.code.to_be_bytes()].concat());
             segment.extend(entry.revision.to_be_bytes());
         }
-        vec![
+        let mut tables: Vec<Vec<_>> = vec![
             self.schemas.iter().map(|(at, set)| (be(at), item(1, set))).collect(),
             self.levels.iter().map(|(at, level)| (be(at), num(1, *level))).collect(),
             self.tags
@@ -1198,7 +1319,11 @@ impl Naive {
                 })
                 .collect(),
             segments.into_iter().collect(),
-        ]
+        ];
+        if let Some((at, policy)) = &self.policy {
+            tables.push(vec![(be(at), item(1, policy))]);
+        }
+        tables
     }
 
     /// Number and hash of every member.

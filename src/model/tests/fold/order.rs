@@ -14,6 +14,7 @@ use confold_model::fold::{self, Outcome};
 use confold_model::ids::{EventId, Hash, Incarnation, Position, Revision, Time};
 use confold_model::objects::NoObjects;
 use confold_model::path::{Path, Step};
+use confold_model::policy::{Policy, Right, Rule, TokenRow};
 use confold_model::state::State;
 
 /// Long enough for what the setting needs, short enough to reach its end.
@@ -58,8 +59,10 @@ impl Case {
 }
 
 pub fn cases() -> Vec<Case> {
+    let with_policy = [permission_cases(), policy_cases()];
     [envelope_cases(), commit_cases(), body_cases(), sealed_cases()]
         .into_iter()
+        .chain(with_policy)
         .flatten()
         .collect()
 }
@@ -316,6 +319,264 @@ fn sealed_cases() -> Vec<Case> {
             position: 12,
             before: vec![seal()],
             record,
+            code,
+        })
+        .collect()
+}
+
+/// `root` administers; `ada` reads and writes devices, and writes `/`'s health; `bob` reads and writes everything, some of it strictly; `eve` has nothing.
+fn policy() -> Policy {
+    let rule = |principal: &str, at: &str, rights: &[Right], strict| Rule {
+        principal: principal.to_owned(),
+        prefix: path(at),
+        rights: rights.iter().copied().collect(),
+        strict,
+    };
+    Policy {
+        rules: vec![
+            rule("root", "/", &[Right::Admin, Right::Tag], false),
+            rule("ada", "/devices", &[Right::Read, Right::Write], false),
+            rule("ada", "/health", &[Right::Write], false),
+            rule("bob", "/", &[Right::Read, Right::Write], false),
+            rule("bob", "/devices/a/ports", &[], true),
+        ],
+        tokens: Vec::new(),
+    }
+}
+
+fn by(principal: &str) -> Envelope {
+    Envelope {
+        principal: principal.into(),
+        ..fresh()
+    }
+}
+
+fn first_policy() -> Vec<u8> {
+    Envelope::new(9, 0x76).record(Body::Policy {
+        policy: policy(),
+        replaces: Position(0),
+    })
+}
+
+/// Steps 9 to 11 under a policy.
+fn permission_cases() -> Vec<Case> {
+    let overlap = || commit(vec![update("/devices/a", Vec::new()), update("/devices/a", Vec::new())]);
+    let tag = |name: &'static str| Body::Tag {
+        name: name.into(),
+        revision: Revision(99),
+    };
+    let seal = Envelope {
+        principal: "root".into(),
+        ..Envelope::new(9, 0x75)
+    }
+    .record(Body::Seal);
+    let sealed = vec![first_policy(), seal];
+    let open = vec![first_policy()];
+    let many = || with_port(port(1, "", "x"));
+    let cases: Vec<(&str, &Vec<Vec<u8>>, Vec<u8>, Code)> = vec![
+        ("SEALED, then rights", &sealed, by("eve").record(overlap()), Sealed),
+        (
+            "SEALED is not for an open, rights are",
+            &sealed,
+            by("eve").record(Body::Open {
+                incarnation: Incarnation(LOG_ID),
+                transport_id: [0x21; 16],
+            }),
+            Permission,
+        ),
+        ("rights, then OVERLAP", &open, by("eve").record(overlap()), Permission),
+        ("OVERLAP, with rights", &open, by("ada").record(overlap()), Overlap),
+        (
+            "rights of a guard, then its hash",
+            &open,
+            by("ada").record(guarded(vec![guard("/health", Expect::Data(WRONG))], vec![])),
+            Permission,
+        ),
+        (
+            "rights of operations, then guards",
+            &open,
+            by("ada").record(guarded(
+                vec![guard("/devices/a", Expect::Absent)],
+                vec![update("/", Vec::new())],
+            )),
+            Permission,
+        ),
+        (
+            "guards, with rights",
+            &open,
+            by("ada").record(guarded(
+                vec![guard("/devices/a", Expect::Absent)],
+                vec![update("/health", Vec::new())],
+            )),
+            GuardFailed,
+        ),
+        (
+            "rights of operation 2, then operation 1",
+            &open,
+            by("ada").record(commit(vec![
+                remove("/devices/z"),
+                add("/spares/a", device("a", "", "", &[])),
+            ])),
+            Permission,
+        ),
+        (
+            "rights to read where there is a base, then the bytes",
+            &open,
+            by("ada").record(commit(vec![based(update("/health", garbled("x")))])),
+            Permission,
+        ),
+        (
+            "the bytes, with rights to write and no base",
+            &open,
+            by("ada").record(commit(vec![update("/health", garbled("x"))])),
+            NotCanonical,
+        ),
+        (
+            "rights, then a path that is none",
+            &open,
+            by("ada").record(commit(vec![at(&[(77, None)], whole(&[]))])),
+            Permission,
+        ),
+        (
+            "a path that is none, with rights above it",
+            &open,
+            by("ada").record(commit(vec![at(&[(2, Some(b"a")), (77, None)], whole(&[]))])),
+            NotFound,
+        ),
+        (
+            "a right on a path gives none above it",
+            &open,
+            by("ada").record(commit(vec![replace("/", Vec::new())])),
+            Permission,
+        ),
+        (
+            "strict by policy: at the path",
+            &open,
+            by("bob").record(commit(vec![add("/devices/a/ports/2", port(2, "", "s"))])),
+            ReadOnlyField,
+        ),
+        (
+            "strict by policy: above the path, with what is below",
+            &open,
+            by("bob").record(commit(vec![put("/devices/a", device("a", "", "s", &[many()]))])),
+            ReadOnlyField,
+        ),
+        (
+            "strict by policy: not where only the node above is meant",
+            &open,
+            by("bob").record(commit(vec![based(update("/devices/a", device("a", "", "t", &[])))])),
+            Conflict,
+        ),
+        (
+            "tag: rights, then its name",
+            &open,
+            by("ada").record(tag("latest")),
+            Permission,
+        ),
+        (
+            "tag: its name, with rights",
+            &open,
+            by("root").record(tag("latest")),
+            InvalidPath,
+        ),
+        (
+            "schema: rights, then what it holds",
+            &open,
+            by("ada").record(Body::Schema {
+                descriptor_set: b"\xff".to_vec().into(),
+                root_message: "".into(),
+            }),
+            Permission,
+        ),
+        (
+            "withdraw: rights, then its own id",
+            &open,
+            by("eve").record(Body::Withdraw {
+                id: fresh().id.unwrap(),
+            }),
+            Permission,
+        ),
+        (
+            "a body of a later level: rights, then the level",
+            &open,
+            by("ada").record(Body::Later { name: "trim" }),
+            Permission,
+        ),
+        (
+            "policy: rights, then what it says",
+            &open,
+            by("ada").record(Body::Policy {
+                policy: Policy {
+                    rules: policy().rules.split_off(1),
+                    ..policy()
+                },
+                replaces: Position(0),
+            }),
+            Permission,
+        ),
+        ("nobody has no rights", &open, fresh().record(Body::Clock), Permission),
+    ];
+    cases
+        .into_iter()
+        .map(|(name, before, record, code)| Case {
+            name,
+            position: 12,
+            before: before.clone(),
+            record,
+            code,
+        })
+        .collect()
+}
+
+/// A policy's own checks.
+fn policy_cases() -> Vec<Case> {
+    let with = |change: &dyn Fn(&mut Policy)| {
+        let mut policy = policy();
+        change(&mut policy);
+        // In the place of one that is not in force either: a fault of the next step.
+        Body::Policy {
+            policy,
+            replaces: Position(3),
+        }
+    };
+    let token = TokenRow {
+        id: [1; 8],
+        hash: [2; 32],
+        principal: "ada".to_owned(),
+        expires_ms: 0,
+    };
+    let cases: Vec<(&str, Body<'static>, Code)> = vec![
+        (
+            "policy: a principal, then what the rule allows",
+            with(&|policy| {
+                policy.rules[1].principal.clear();
+                policy.rules[1].rights = Default::default();
+            }),
+            Limit,
+        ),
+        (
+            "policy: nobody administers, then what it replaces",
+            with(&|policy| drop(policy.rules.remove(0))),
+            Malformed,
+        ),
+        (
+            "policy: two tokens of one id, then what it replaces",
+            with(&|policy| policy.tokens = vec![token.clone(), token.clone()]),
+            Malformed,
+        ),
+        (
+            "policy: what it replaces, then whether it differs",
+            with(&|_| ()),
+            Conflict,
+        ),
+    ];
+    cases
+        .into_iter()
+        .map(|(name, body, code)| Case {
+            name,
+            position: 11,
+            before: vec![first_policy()],
+            record: by("root").record(body),
             code,
         })
         .collect()

@@ -9,6 +9,8 @@ use confold_model::ids::{EventId, Hash, Position, Revision, Time};
 use confold_model::objects::{MemoryObjects, NoObjects};
 use confold_model::state::State;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Both models of one log.
@@ -126,6 +128,75 @@ proptest! {
         }
         bit_by_bit.send(detours.iter().map(|id| remove(&format!("/devices/d{id}"))).collect());
         prop_assert_eq!(bit_by_bit.state.root(), at_once.state.root());
+    }
+}
+
+/// Random logs that never meet a refusal prove nothing of it. (PRUNED takes longer logs than these.)
+#[test]
+fn random_logs_meet_every_code_that_stands_on_a_log() {
+    use confold_model::code::Code;
+    let mut runner = TestRunner::deterministic();
+    let mut met = BTreeMap::new();
+    for _ in 0..1_000 {
+        let steps = steps(20..40).new_tree(&mut runner).unwrap().current();
+        let (mut state, mut writer) = (State::new(), Writer::new());
+        let begin: Vec<_> = writer.begin(true);
+        for (time, record) in &begin {
+            fold::apply(&mut state, Time(*time), record, &NoObjects).unwrap();
+        }
+        for step in &steps {
+            let (time, record) = writer.next(step, &state, &NoObjects);
+            let applied = fold::apply(&mut state, Time(time), &record, &NoObjects).unwrap();
+            let code = Code::from_number(applied.outcome.code());
+            *met.entry((applied.body, code)).or_insert(0) += 1;
+        }
+    }
+    let codes = [
+        Code::NotFound,
+        Code::InvalidPath,
+        Code::AlreadyExists,
+        Code::KeyChange,
+        Code::ReadOnlyField,
+        Code::ChildrenInUpdate,
+        Code::NotAContainer,
+        Code::NotKeyed,
+        Code::IsAContainer,
+        Code::Conflict,
+        Code::GuardFailed,
+        Code::NotCanonical,
+        Code::UnknownField,
+        Code::Malformed,
+        Code::Foreign,
+        Code::Overlap,
+        Code::TooLarge,
+        Code::Limit,
+        Code::Expired,
+        Code::IdReused,
+        Code::Withdrawn,
+        Code::Future,
+        Code::Permission,
+        Code::Sealed,
+        Code::Unsupported,
+    ];
+    let missing: Vec<Code> = codes
+        .into_iter()
+        .filter(|code| !met.keys().any(|(_, other)| *other == Some(*code)))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?} of {met:?}");
+    for (body, code) in [
+        ("policy", None),
+        ("policy", Some(Code::Conflict)),
+        ("policy", Some(Code::Malformed)),
+        ("policy", Some(Code::Permission)),
+        ("commit", Some(Code::Permission)),
+        ("tag", Some(Code::Permission)),
+        ("clock", Some(Code::Permission)),
+        ("withdraw", Some(Code::Permission)),
+        ("open", None),
+        ("open", Some(Code::IdReused)),
+        ("seal", Some(Code::Sealed)),
+    ] {
+        assert!(met.contains_key(&(body, code)), "{body} {code:?} of {met:?}");
     }
 }
 

@@ -108,11 +108,12 @@ impl World {
             _ => {
                 let store = self.sites[self.clients[number].home].store.clone();
                 let tags: Vec<Rc<str>> = self.oracle.tags.keys().cloned().collect();
-                let wish = match workload::wish(&mut self.rng, &held, &*store, &tags) {
+                let whole = workload::rule_or_move(&mut self.rng, &held, self.habits);
+                let wish = match whole.map_or_else(|| workload::wish(&mut self.rng, &held, &*store, &tags), Ok) {
                     Ok(wish) => wish,
                     Err(error) => return breach(Check::Reachable, format!("a held view cannot be read: {error}")),
                 };
-                self.propose(number, wish, held.view.position)?;
+                self.propose(number, wish, held.view.position, held.view.incarnation.0)?;
             }
         }
         Ok(())
@@ -137,12 +138,18 @@ impl World {
         client.held = Some(workload::Held { view, tree, version });
     }
 
-    pub(super) fn propose(&mut self, number: usize, wish: Wish, seen: Position) -> Held {
+    pub(super) fn propose(&mut self, number: usize, wish: Wish, seen: Position, incarnation: [u8; 16]) -> Held {
         self.intents += 1;
         let seen = match self.rng.random_range(0..60) {
             0 => Position(seen.0 + 500),
             1 => Position(seen.0.saturating_sub(300)),
             _ => seen,
+        };
+        // Where there is a policy, most who come are those who may.
+        let ruled = self.oracle.policies.last().is_some_and(|(_, rules)| !rules.is_empty());
+        let principal = match self.rng.random_range(0..8) {
+            0..5 if ruled => 1,
+            number => number % 3,
         };
         let mut envelope = Envelope {
             id: Some(EventId {
@@ -150,11 +157,11 @@ impl World {
                 nonce: self.rng.random(),
             }),
             intent: self.intents,
-            principal: self.rng.random_range(0..3),
-            incarnation: if self.rng.random_ratio(1, 60) {
-                [0x77; 16]
-            } else {
-                LOG_ID
+            principal,
+            incarnation: match self.rng.random_range(0..120) {
+                0 => [0x77; 16],
+                1 => LOG_ID,
+                _ => incarnation,
             },
             reason: String::new(),
         };
@@ -217,12 +224,13 @@ impl World {
         let meaning = self.oracle.book[&record].clone();
         if self.plant == Some(Plant::RetryWithNewId)
             && let Meaning::Event {
-                ours: true,
+                incarnation,
                 intent,
                 principal,
                 body,
                 ..
             } = &*meaning
+            && *incarnation == self.oracle.incarnation()
             && let Ok(event) = event::Event::decode(&record)
         {
             let nonce = self.rng.random();
@@ -234,7 +242,7 @@ impl World {
             let id = intention.map(|(id, _)| id);
             let bytes = event::Event { intention, ..event }.encode();
             let meaning = Meaning::Event {
-                ours: true,
+                incarnation: *incarnation,
                 id,
                 intent: *intent,
                 principal: *principal,
@@ -256,8 +264,8 @@ impl World {
                     nonce: self.rng.random(),
                 }),
                 intent: self.intents,
-                principal: 0,
-                incarnation: LOG_ID,
+                principal: 1,
+                incarnation: self.oracle.incarnation(),
                 reason: String::new(),
             };
             let bytes = workload::record(&envelope, Body::Withdraw { id });
@@ -297,7 +305,11 @@ impl World {
             id: None,
             intent: 0,
             principal: 0,
-            incarnation: LOG_ID,
+            // Whoever keeps house may have missed that a new life has begun.
+            incarnation: match self.rng.random_range(0..40) {
+                0 => LOG_ID,
+                _ => self.oracle.incarnation(),
+            },
             reason: String::new(),
         };
         let record = workload::record(&envelope, wish.body);

@@ -3,12 +3,12 @@
 use super::super::faults::{Reads, happens};
 use super::super::oracle;
 use super::super::plants::{Feed, Plant};
-use super::super::workload::{self, Envelope, LOG_ID};
+use super::super::workload::{self, Envelope};
 use super::{Check, Held, VICTIM, World, breach};
 use crate::step::{Effects, FoldError, Folder, Mark, Next};
 use crate::view::View;
 use confold_log::memory::MemoryLog;
-use confold_log::{Log, Reader, Record};
+use confold_log::{Log, Reader, Record, Tip};
 use confold_model::event::{self, Body, Checkpoint};
 use confold_model::fold::Outcome;
 use confold_model::ids::{Hash, Position, Time};
@@ -147,6 +147,7 @@ impl World {
         let from = head.as_ref().map_or(Position(0), |head| head.applied.next());
         if let Some(head) = &head {
             // The overlap read: what was folded last is still what the log holds.
+            self.log.anchor(Tip { position: head.applied, digest: head.before, time: head.time });
             let on_log = record_at(&self.log, head.applied);
             let same = on_log.as_ref().is_some_and(|record| record.digest == head.digest);
             self.checkers.require(Check::Digest, same, || {
@@ -339,6 +340,12 @@ impl World {
                     .state
                     .retain(|edit| edit.table != confold_model::state::member::WINDOW);
             }
+            Some(Plant::LostPolicy) => {
+                folded
+                    .batch
+                    .state
+                    .retain(|edit| edit.table != confold_model::state::member::POLICY);
+            }
             Some(Plant::TornBatch) if self.step > 15 => folded.batch.state.clear(),
             Some(Plant::LostIdRow) => folded.batch.ids.truncate(folded.batch.ids.len().saturating_sub(1)),
             Some(Plant::WrongHistoryRow) => folded
@@ -420,7 +427,7 @@ impl World {
                 id: None,
                 intent: 0,
                 principal: 0,
-                incarnation: LOG_ID,
+                incarnation: self.oracle.incarnation(),
                 reason: "another end".into(),
             };
             let record = workload::record(&envelope, Body::Fence);

@@ -50,7 +50,10 @@ async fn a_log_cut_and_grown_again_past_our_position_is_fenced() {
         world.log.append(record(Incarnation::default(), None, put("x", &n.to_string()))).unwrap();
     }
     let reason = fenced(&world).await;
-    assert!(reason.contains("digest"), "both digests are named: {reason}");
+    let head = world.store.head().unwrap();
+    let found = world.log.records()[applied.0 as usize].digest;
+    assert!(reason.contains(&head.digest.to_string()) && reason.contains(&found.to_string()), "both digests: {reason}");
+    assert!(reason.contains("truncated") && reason.contains("rebuild"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,13 +62,49 @@ async fn a_log_made_anew_is_fenced_whatever_it_holds() {
     world.log.recreate([8; 16]);
     begin(&world.log, "network", &Begin::default()).unwrap();
     let reason = fenced(&world).await;
-    assert!(reason.contains("0808"), "{reason}");
+    assert!(reason.contains("0808") && reason.contains("0707"), "both ids: {reason}");
+    assert!(reason.contains("made anew") && reason.contains("restore"), "{reason}");
+    let head = world.store.head().unwrap();
+    assert!(reason.contains(&head.digest.to_string()), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_another_store_and_a_copy_of_this_one_are_told_apart() {
+    let world = stopped_world().await;
+    let records = world.log.records();
+    world.log.recreate([8; 16]);
+    begin(&world.log, "another", &Begin::default()).unwrap();
+    let reason = fenced(&world).await;
+    assert!(reason.contains("foreign") && reason.contains("\"another\"") && reason.contains("\"network\""), "{reason}");
+    world.log.recreate([9; 16]);
+    for record in &records {
+        world.log.append(record.bytes.clone()).unwrap();
+    }
+    let reason = fenced(&world).await;
+    assert!(reason.contains("is a copy") && reason.contains("0909"), "{reason}");
+    let digest = records.last().unwrap().digest.to_string();
+    assert_eq!(reason.matches(&digest).count(), 2, "both digests, which are the same here: {reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_are_missing_in_the_middle_are_a_gap() {
+    let world = stopped_world().await;
+    let mut folder = confold_replica::step::Folder::restore(&*world.store, [1; 16]).unwrap();
+    let (tip, digest) = (folder.tip(), folder.state().digest());
+    world.log.append(record(Incarnation::default(), None, put("x", "1"))).unwrap();
+    world.log.append(record(Incarnation::default(), None, put("x", "2"))).unwrap();
+    let behind = world.log.records().pop().unwrap();
+    let Err(error) = folder.fold(&behind, &*world.store) else { panic!("it was folded") };
+    let reason = error.to_string();
+    assert!(reason.contains("gap") && reason.contains(&digest.to_string()), "{reason}");
+    assert!(reason.contains(&tip.position.to_string()) && reason.contains("--until"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_while_running_is_fenced_before_a_record_of_the_new_branch_is_shown() {
     for grow in [false, true] {
-        let world = World::begun();
+        // A log that stores no digests must notice by itself that it was cut, as it computes them on.
+        let world = World::with_digests(&Begin::default());
         let handle = world.serving().await;
         commit(&handle, put("a", "1")).await;
         let (before, incarnation) = (handle.view(), handle.view().incarnation);

@@ -4,6 +4,7 @@ mod convergence;
 mod drive;
 mod fencing;
 mod house;
+mod lives;
 mod past;
 mod propose;
 mod step;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use confold_log::memory::MemoryLog;
-use confold_log::{Fence, Log, LogError, Range, Reader};
+use confold_log::{Fence, Log, LogError, Range, Reader, Tip};
 use confold_model::event::{Body, Commit, Event, FORMAT, Operation, OperationKind};
 use confold_model::ids::{EventId, Hash, Incarnation, Position, Revision, Time};
 use confold_model::objects::{Objects, ObjectsError, ObjectsErrorCause};
@@ -110,6 +110,13 @@ impl World {
     }
 
     pub fn begun_with(options: &Begin) -> World {
+        let world = World::with_digests(options);
+        // As a log does that stores no digests: whoever reads tells it one near by.
+        world.log.forget_digests(64);
+        world
+    }
+
+    pub fn with_digests(options: &Begin) -> World {
         let log = MemoryLog::new([7; 16]);
         assert!(begin(&log, "network", options).unwrap());
         World { log, store: Arc::default(), clock: Arc::default() }
@@ -268,6 +275,10 @@ impl Store for Faulty {
         self.inner.commit(batch)
     }
 
+    fn load(&self, rows: &Rows) -> Result<(), StoreError> {
+        self.inner.load(rows)
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.inner.sync()
     }
@@ -305,6 +316,14 @@ impl Store for Faulty {
 
     fn id(&self, id: &EventId, reach: u64) -> Result<Option<IdRow>, StoreError> {
         self.inner.id(id, reach)
+    }
+
+    fn ids(&self, from: Position, limit: usize) -> Result<Vec<IdRow>, StoreError> {
+        self.inner.ids(from, limit)
+    }
+
+    fn all_touched(&self, from: (PathDigest, Revision), limit: usize) -> Result<Vec<Touched>, StoreError> {
+        self.inner.all_touched(from, limit)
     }
 
     fn state_row(&self, table: u16, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
@@ -396,6 +415,10 @@ impl Log for Unwell {
 
     fn reader(&self, from: Position) -> Result<Box<dyn Reader>, LogError> {
         Ok(Box::new(UnwellReader { inner: self.inner.reader(from)?, ill: self.ill.clone() }))
+    }
+
+    fn anchor(&self, tip: Tip) {
+        self.inner.anchor(tip);
     }
 
     fn fence(&self) -> Result<Fence, LogError> {

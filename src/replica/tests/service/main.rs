@@ -7,6 +7,7 @@ mod history;
 mod list;
 mod outcome;
 mod read;
+mod rights;
 mod schema;
 mod stores;
 mod stream;

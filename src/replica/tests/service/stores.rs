@@ -33,6 +33,7 @@ async fn a_store_that_is_shut_is_listed_and_refused_and_the_others_go_on() {
     let standing = Standing {
         state: ReplicaState::Halted,
         reason: "its disk is gone".to_owned(),
+        by_operator: false,
     };
     assert!(stores.shut("lab", standing.clone()).is_none());
     assert_eq!(
@@ -82,6 +83,7 @@ impl Keeper for InMemory {
         let closed = Standing {
             state: ReplicaState::Stopped,
             reason: String::new(),
+            by_operator: false,
         };
         self.0.shut(name, closed).unwrap().shutdown(SOON).await.unwrap();
         Ok(())

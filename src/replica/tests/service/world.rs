@@ -31,9 +31,21 @@ impl World {
     }
 
     pub async fn begun_with(begin_as: Begin, options: ServiceOptions) -> World {
+        World::begun_as("network", begin_as, options).await
+    }
+
+    /// With the schema, and under this name.
+    pub async fn called(name: &str) -> World {
+        let world = World::begun_as(name, Begin::default(), ServiceOptions::default()).await;
+        world.push(network(), "example.Network").await.unwrap();
+        world
+    }
+
+    async fn begun_as(name: &str, begin_as: Begin, options: ServiceOptions) -> World {
         let log = MemoryLog::new([7; 16]);
+        log.forget_digests(64);
         log.set_clock(Time(1_000));
-        assert!(begin(&log, "network", &begin_as).unwrap());
+        assert!(begin(&log, name, &begin_as).unwrap());
         let store = Arc::new(MemoryStore::new());
         let handle = open(&log, &store).await;
         let service = Service::with_options(vec![handle.clone()], options);

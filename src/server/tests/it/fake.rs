@@ -238,6 +238,14 @@ impl Api for Fake {
         self.call("SetRetention")
     }
 
+    async fn get_policy(&self, _: pb::GetPolicyRequest) -> Result<pb::GetPolicyResponse, Status> {
+        self.call("GetPolicy")
+    }
+
+    async fn set_policy(&self, _: pb::SetPolicyRequest) -> Result<pb::Decision, Status> {
+        self.call("SetPolicy")
+    }
+
     async fn activate(&self, _: pb::ActivateRequest) -> Result<pb::Decision, Status> {
         self.call("Activate")
     }
@@ -286,6 +294,13 @@ impl Api for Fake {
         _: pb::ExportLogRequest,
     ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status> {
         self.stream("ExportLog")
+    }
+
+    async fn snapshot(
+        &self,
+        _: pb::SnapshotRequest,
+    ) -> Result<Stream<Result<pb::SnapshotResponse, Status>>, Status> {
+        self.stream("Snapshot")
     }
 }
 

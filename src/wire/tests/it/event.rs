@@ -163,6 +163,18 @@ fn body() -> impl Strategy<Value = PbBody> {
                 })
             }),
         Just(PbBody::Fence(pb::Fence {})),
+        (
+            prop::collection::vec(rule(), 0..3),
+            prop::collection::vec(token(), 0..3),
+            any::<u64>()
+        )
+            .prop_map(|(rules, tokens, replaces)| {
+                PbBody::Policy(pb::Policy {
+                    rules,
+                    tokens,
+                    replaces,
+                })
+            }),
         Just(PbBody::Seal(pb::Seal {})),
         (sized(16), sized(16)).prop_map(|(incarnation, transport_id)| {
             PbBody::Open(pb::Open {
@@ -171,6 +183,25 @@ fn body() -> impl Strategy<Value = PbBody> {
             })
         }),
     ]
+}
+
+fn rule() -> impl Strategy<Value = pb::Rule> {
+    let rights = prop::sample::subsequence(vec![1, 2, 3, 4], 0..=4);
+    ("[a-z*]{0,5}", path(), rights, any::<bool>()).prop_map(|(principal, prefix, rights, strict)| pb::Rule {
+        principal,
+        prefix,
+        rights,
+        strict,
+    })
+}
+
+fn token() -> impl Strategy<Value = pb::Token> {
+    (sized(8), sized(32), "[a-z]{0,5}", any::<i64>()).prop_map(|(id, hash, principal, expires_ms)| pb::Token {
+        id,
+        hash,
+        principal,
+        expires_ms,
+    })
 }
 
 fn guard() -> impl Strategy<Value = pb::Guard> {
