@@ -56,6 +56,8 @@ struct Track {
     compared: Option<Position>,
     /// Records from `next` on.
     ready: VecDeque<Record>,
+    /// Who gave the last of them.
+    broker: i32,
     /// The partition's end was reached, and no record was seen since.
     at_end: bool,
 }
@@ -87,6 +89,7 @@ impl KafkaReader {
                 epoch: None,
                 compared: None,
                 ready: VecDeque::new(),
+                broker: -1,
                 at_end: false,
             },
             line: None,
@@ -154,11 +157,11 @@ impl KafkaReader {
         behind && self.heard.elapsed() >= self.shared.options.stall && self.shared.unreachable().is_none()
     }
 
-    /// Whether what is ready is of the topic that was opened: where the client may have learned of another one, the brokers
-    /// are asked, after the records came.
+    /// Whether what is ready is of the topic that was opened: where the client may have learned of another one, the broker that
+    /// gave it is asked, after it came. A broker that cannot be asked has its records read again, from whoever leads by then.
     fn verify(&mut self) -> Result<(), LogError> {
         let Some(line) = &mut self.line else {
-            return self.shared.verify_topic();
+            return self.read_again();
         };
         if line.consumer.fetched_by_name() && !self.shared.options.dev_unsafe {
             return Err(self.shared.fence(format!(
@@ -168,10 +171,25 @@ impl KafkaReader {
             )));
         }
         let seen = line.consumer.metadata_seen();
-        if seen != line.verified {
-            self.shared.verify_topic()?;
-            line.verified = seen;
+        if seen == line.verified {
+            return Ok(());
         }
+        match self.shared.verify_topic(Some(self.track.broker)) {
+            Ok(()) => {
+                line.verified = seen;
+                Ok(())
+            }
+            Err(error @ LogError::Unreachable { .. }) => {
+                self.read_again()?;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Forgets what was read and not handed out.
+    fn read_again(&mut self) -> Result<(), LogError> {
+        *self = KafkaReader::new(self.shared.clone(), self.next)?;
         Ok(())
     }
 
@@ -188,6 +206,8 @@ impl Reader for KafkaReader {
             self.shared.check()?;
             if !self.track.ready.is_empty() {
                 self.verify()?;
+            }
+            if !self.track.ready.is_empty() {
                 let records = self.track.hand_out(max_records, max_bytes);
                 self.next = records.last().map_or(self.next, |last| last.position.next());
                 return Ok(records);
@@ -237,6 +257,7 @@ impl Track {
         for message in messages.iter() {
             match self.take_one(shared, message, &mut buffer) {
                 Ok(Taken::Record(record)) => {
+                    self.broker = message.broker();
                     tips.push(self.tip);
                     if record.position >= from {
                         came.push(record);
@@ -403,7 +424,7 @@ impl Track {
             // Out of range, or the leader does not have the last record under its epoch: the library gives one code for both.
             Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation => self.out_of_range(shared, why),
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
-                shared.verify_topic()?;
+                shared.verify_topic(None)?;
                 unreachable(format!("{} cannot be read: {why}", shared.name()))
             }
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
@@ -422,7 +443,7 @@ impl Track {
 
     fn out_of_range(&mut self, shared: &Shared, why: &str) -> Result<Taken, LogError> {
         let at = self.tip.position;
-        shared.verify_topic()?;
+        shared.verify_topic(None)?;
         let (start, end) = shared.ask_range()?;
         let due = shared.frame.offset(at);
         if due < start {

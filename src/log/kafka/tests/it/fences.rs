@@ -348,6 +348,28 @@ fn what_is_no_log_is_not_opened() {
     );
 }
 
+// I18, I19
+#[test]
+fn settings_that_are_changed_for_the_worse_are_named_while_the_log_serves_and_more_partitions_stop_it() {
+    let cluster = brokers::one();
+    let topic = cluster.new_topic(&[BROKER_STAMPS]);
+    let log = KafkaLog::open(Options {
+        look_every: Duration::from_millis(200),
+        ..options(&cluster.bootstrap(), &topic)
+    })
+    .unwrap();
+    append_all(&log, numbered(0, 1));
+    let names = |name: &str| log.problems().iter().any(|problem| problem.setting.contains(name));
+    until("the settings are looked at", || !log.problems().is_empty());
+    assert!(!names("message.timestamp.type"), "{:?}", log.problems());
+    cluster.config_alter(&topic, &[("message.timestamp.type", "CreateTime")]);
+    until("the change is named", || names("message.timestamp.type"));
+    assert!(log.health().is_ok());
+    cluster.partitions_add(&topic, 2);
+    until("the log is fenced", || log.health().is_err());
+    fenced(&log.health().unwrap_err(), &["2 partitions"]);
+}
+
 // F23
 #[test]
 fn readers_and_writers_go_on_after_each_restart_of_the_broker() {
