@@ -10,7 +10,7 @@
 //! appends fail with the cause, readers go on with what is durable. A full disk is different, as a write says so before any
 //! sync: it is taken back, appends are refused with `DiskFull`, and the writer tries again until there is space.
 //!
-//! The bytes are drawn in `frame.rs` and `origin.rs`; docs/formats.md has the whole.
+//! The bytes are drawn in `frame.rs` and the crate's `origin.rs`; docs/formats.md has the whole.
 
 mod copy;
 pub mod disk;
@@ -34,12 +34,12 @@ use parking_lot::Mutex;
 pub use copy::{Copy, export};
 use disk::{Access, Disk, OsDisk};
 pub use frame::Identity;
-pub use origin::Origin;
 use reader::FileReader;
 use tail::{Extent, Tail};
 pub use writer::STEPS;
 use writer::{Appender, Fault, Queue};
 
+pub use crate::origin::Origin;
 use crate::{Fence, Log, LogError, Range, Reader, Tip};
 
 /// Milliseconds since 1970, as the writer stamps them.
@@ -270,7 +270,9 @@ impl FileLog {
             state: state(first),
         };
         let failed = |error| LogError::failed(format!("cannot trim {}", disk.folder()), error);
-        new.write(disk).and_then(|()| disk.sync_folder()).map_err(failed)?;
+        origin::write(&new, disk)
+            .and_then(|()| disk.sync_folder())
+            .map_err(failed)?;
         *origin = Some(new);
         self.tail.trim(first);
         for start in gone {
@@ -389,7 +391,7 @@ fn begin(
     let failed = |error| LogError::failed(format!("cannot create a log in {}", disk.folder()), error);
     // Whatever was interrupted here before left no segment, and so no log; its origin must not speak for this one.
     match origin {
-        Some(origin) => origin.write(&**disk).map_err(failed)?,
+        Some(origin) => origin::write(origin, &**disk).map_err(failed)?,
         None if disk.list().map_err(failed)?.iter().any(|name| name == origin::NAME) => {
             disk.remove(origin::NAME).map_err(failed)?
         }

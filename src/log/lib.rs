@@ -30,6 +30,7 @@ pub mod conformance;
 pub mod digest;
 pub mod file;
 pub mod memory;
+pub mod origin;
 
 use std::fmt;
 use std::sync::Arc;
@@ -185,6 +186,10 @@ pub enum LogError {
     /// Free some space; the log goes on by itself, without a restart.
     #[error("no space is left for the log: {what}; free some, the log then goes on by itself")]
     DiskFull { what: String },
+
+    /// Wait, or look at the network: the log goes on by itself, without a restart.
+    #[error("the log cannot be reached: {what}; it goes on by itself once it can be")]
+    Unreachable { what: String },
 
     /// Look for the record on the log, or hand the same bytes over again.
     #[error("whether the record reached the log is not known: {cause}")]

@@ -9,7 +9,8 @@ use confold_model::ids::Position;
 use super::disk::{Access, Disk, OsDisk};
 use super::frame::RECORD_HEADER;
 use super::writer::{Appender, Fault};
-use super::{Options, Origin, begin, open};
+use super::{Options, begin, open, origin};
+use crate::origin::Origin;
 use crate::{Log, LogError, Range, Record, Tip};
 
 /// Writes a copy, record by record, into a folder of its own. It can be interrupted anywhere and gone on with.
@@ -121,7 +122,7 @@ impl Copy {
         let end = self.appender.tip.position;
         if self.origin.end != end {
             self.origin.end = end;
-            let noted = self.origin.write(&*self.disk).and_then(|()| self.disk.sync_folder());
+            let noted = origin::write(&self.origin, &*self.disk).and_then(|()| self.disk.sync_folder());
             noted.map_err(|error| {
                 LogError::failed(format!("cannot finish the copy in {}", self.disk.folder()), error)
             })?;

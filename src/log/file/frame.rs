@@ -33,7 +33,7 @@ const SEGMENT_MAGIC: &[u8; 8] = b"CONFOLDS";
 const BATCH_MAGIC: &[u8; 4] = b"CFB0";
 
 /// Which log this is, and which physical one.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// Survives every copy and move.
     pub log_id: [u8; 16],

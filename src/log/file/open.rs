@@ -10,11 +10,11 @@ use confold_model::ids::Position;
 
 use super::disk::{Access, Disk, NotLocked};
 use super::frame::Identity;
-use super::origin::{self, Origin};
+use super::origin;
 use super::segment::{Broken, Segment, name_of, place, start_of};
 use super::tail::Extent;
 use super::writer::{UNFINISHED, step};
-use super::{Cut, Options};
+use super::{Cut, Options, Origin};
 use crate::{LogError, Tip};
 
 /// A folder whose every part that was looked at is sound.
@@ -59,7 +59,7 @@ pub(super) fn find(disk: &Arc<dyn Disk>, access: Access, options: &Options) -> R
     let disk = &**disk;
     let names = list(disk)?;
     let origin = if names.iter().any(|name| name == origin::NAME) {
-        Some(Origin::read(disk)?)
+        Some(origin::read(disk)?)
     } else {
         None
     };

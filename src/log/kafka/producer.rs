@@ -1,0 +1,210 @@
+//! Hands records to the brokers. A delivery report acknowledges nothing: it frees room in the queue, and where it says that a
+//! record failed, this is counted and told to nobody, since the record may stand on the log all the same.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::time::Duration;
+
+use bytes::Bytes;
+use confold_log::LogError;
+use confold_model::event::Event;
+use confold_model::ids::Hash;
+use parking_lot::Mutex;
+use rdkafka::client::Client;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use rdkafka::{ClientConfig, ClientContext};
+
+/// What clients report beside records.
+#[derive(Default)]
+pub struct Events {
+    /// Bytes handed over and not reported on yet.
+    pub queued: AtomicUsize,
+    pub failed_deliveries: AtomicU64,
+    pub producers_made: AtomicU64,
+    /// Whether a client has said that it reaches no broker, since this was last looked at.
+    pub all_down: Mutex<Option<String>>,
+}
+
+#[derive(Clone)]
+pub struct Context(pub Arc<Events>);
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::warn!(facility, line, "the Kafka client")
+            }
+            // A broker that is away is said once by the log itself; the client says it with every attempt.
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => tracing::info!(facility, line, "the Kafka client"),
+            _ => tracing::debug!(facility, line, "the Kafka client"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "the Kafka client reports an error");
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.0.all_down.lock() = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let message = match result {
+            Ok(message) => message,
+            Err((error, message)) => {
+                self.0.failed_deliveries.fetch_add(1, Relaxed);
+                tracing::debug!(%error, "a record was perhaps not delivered");
+                message
+            }
+        };
+        self.0.queued.fetch_sub(message.payload_len(), SeqCst);
+    }
+}
+
+/// One idempotent producer at a time; a new one takes the place of one that has failed for good.
+pub struct Producer {
+    config: ClientConfig,
+    topic: String,
+    events: Arc<Events>,
+    queue_bytes: usize,
+    current: Mutex<Arc<BaseProducer<Context>>>,
+}
+
+impl Producer {
+    pub fn new(
+        config: ClientConfig,
+        topic: String,
+        queue_bytes: usize,
+        events: Arc<Events>,
+    ) -> Result<Producer, KafkaError> {
+        let current = Mutex::new(make(&config, &events)?);
+        Ok(Producer {
+            config,
+            topic,
+            events,
+            queue_bytes,
+            current,
+        })
+    }
+
+    fn current(&self) -> Arc<BaseProducer<Context>> {
+        self.current.lock().clone()
+    }
+
+    /// For questions to the brokers.
+    pub fn with_client<T>(&self, ask: impl FnOnce(&Client<Context>) -> T) -> T {
+        ask(self.current().client())
+    }
+
+    /// Queues one record; `Ok` is all that is ever known here.
+    pub fn send(&self, record: &Bytes, time: Option<i64>) -> Result<(), LogError> {
+        let size = record.len();
+        let queued = self.events.queued.fetch_add(size, SeqCst);
+        // A single record is always taken, whatever its size.
+        if queued > 0 && queued + size > self.queue_bytes {
+            self.events.queued.fetch_sub(size, SeqCst);
+            return Err(LogError::Full {
+                queued,
+                limit: self.queue_bytes,
+            });
+        }
+        let mut producer = self.current();
+        let mut sent = self.try_send(&producer, record, time);
+        if matches!(sent, Err(RDKafkaErrorCode::Fatal)) {
+            producer = self.renew(&producer)?;
+            sent = self.try_send(&producer, record, time);
+        }
+        sent.map_err(|error| {
+            self.events.queued.fetch_sub(size, SeqCst);
+            match error {
+                RDKafkaErrorCode::QueueFull => LogError::Full {
+                    queued,
+                    limit: self.queue_bytes,
+                },
+                RDKafkaErrorCode::MessageSizeTooLarge => LogError::TooLarge {
+                    size,
+                    limit: size.saturating_sub(1),
+                },
+                error => LogError::Unreachable {
+                    what: format!("the Kafka client refused a record: {error}"),
+                },
+            }
+        })
+    }
+
+    fn try_send(
+        &self,
+        producer: &BaseProducer<Context>,
+        record: &Bytes,
+        time: Option<i64>,
+    ) -> Result<(), RDKafkaErrorCode> {
+        let key = key_of(record);
+        let mut message = BaseRecord::to(&self.topic)
+            .partition(0)
+            .key(&key[..])
+            .payload(&record[..]);
+        if let Some(time) = time {
+            message = message.headers(OwnedHeaders::new_with_capacity(1).insert(Header {
+                key: TIME_HEADER,
+                value: Some(&time.to_be_bytes()[..]),
+            }));
+        }
+        producer
+            .send(message)
+            .map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))
+    }
+
+    /// Serves reports, and replaces a producer that has failed for good. Whatever it had not delivered is lost or stands on the
+    /// log already; whoever waits for it learns that from the log.
+    pub fn poll(&self, wait: Duration) {
+        let producer = self.current();
+        producer.poll(wait);
+        if producer.client().fatal_error().is_some()
+            && let Err(error) = self.renew(&producer)
+        {
+            tracing::error!(%error, "a new producer cannot be made");
+        }
+    }
+
+    fn renew(&self, failed: &Arc<BaseProducer<Context>>) -> Result<Arc<BaseProducer<Context>>, LogError> {
+        let mut current = self.current.lock();
+        if Arc::ptr_eq(&current, failed) {
+            let why = failed.client().fatal_error().map(|(_, why)| why).unwrap_or_default();
+            tracing::warn!(why, "the producer failed for good: a new one takes its place");
+            *current = make(&self.config, &self.events).map_err(|error| LogError::Unreachable {
+                what: format!("a new producer cannot be made: {error}"),
+            })?;
+        }
+        Ok(current.clone())
+    }
+
+    /// Waits until everything handed over was reported on, or for so long.
+    pub fn flush(&self, wait: Duration) -> bool {
+        self.current().flush(wait).is_ok()
+    }
+}
+
+fn make(config: &ClientConfig, events: &Arc<Events>) -> Result<Arc<BaseProducer<Context>>, KafkaError> {
+    events.producers_made.fetch_add(1, Relaxed);
+    BaseProducer::from_config_and_context(config, Context(events.clone())).map(Arc::new)
+}
+
+/// The original time of a copied record: milliseconds since 1970, eight bytes, big-endian.
+pub const TIME_HEADER: &str = "confold-time";
+
+/// Unique, so that compaction switched on by mistake removes nothing: the event id, and the record's hash where it has none.
+fn key_of(record: &[u8]) -> Vec<u8> {
+    match Event::decode(record) {
+        Ok(Event {
+            intention: Some((id, _)),
+            ..
+        }) => [&id.seen.0.to_be_bytes()[..], &id.nonce].concat(),
+        _ => Hash::of(record).0.to_vec(),
+    }
+}

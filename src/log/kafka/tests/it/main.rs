@@ -1,0 +1,4 @@
+//! The log against real brokers.
+
+mod conformance;
+mod support;
