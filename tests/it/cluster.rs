@@ -7,9 +7,10 @@
 mod faults;
 mod history;
 mod line;
-mod replicas;
-mod work;
+pub mod replicas;
+pub mod work;
 
+use confold::wire::api::Api;
 use confold::wire::pb;
 use confold_test_brokers::{Cluster, Setup};
 use faults::{Fault, strike};
@@ -17,10 +18,11 @@ use history::Entry;
 use line::Wire;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use replicas::{Replica, push_schema};
+use replicas::Replica;
+pub use replicas::push_schema;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use work::{Doubts, End, Reading, Written};
 
@@ -37,13 +39,23 @@ async fn pass_time(time: Duration) {
     _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
 }
 
-fn variable(name: &str) -> Option<u64> {
+pub fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}")))
 }
 
-/// Everything that tests do things to. Never used by two tests at once.
+/// Tests that damage brokers or use the machine to the full, one after the other.
+pub static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// One broker that whoever holds `ALONE` may stop, kill and damage, as long as it runs again afterwards.
+pub fn one_broker() -> &'static Cluster {
+    static ONE: LazyLock<Cluster> =
+        LazyLock::new(|| Cluster::start(Setup { brokers: 1, fronts: REPLICAS, ..Setup::default() }));
+    tokio::task::block_in_place(|| &*ONE)
+}
+
+/// Everything that tests do things to.
 pub struct World {
-    cluster: Cluster,
+    cluster: &'static Cluster,
     topic: String,
     replicas: Vec<Replica>,
     dir: tempfile::TempDir,
@@ -55,20 +67,15 @@ pub struct World {
 }
 
 impl World {
-    async fn begin(brokers: usize, replicas: usize) -> Arc<World> {
-        let setup = Setup { brokers, fronts: replicas, ..Setup::default() };
-        let cluster = tokio::task::spawn_blocking(move || Cluster::start(setup)).await.unwrap();
-        let cluster = Arc::new(cluster);
-        let maker = cluster.clone();
-        let topic = tokio::task::spawn_blocking(move || maker.new_topic(&LOG)).await.unwrap();
+    async fn begin(cluster: &'static Cluster, replicas: usize) -> Arc<World> {
+        let topic = tokio::task::spawn_blocking(|| cluster.new_topic(&LOG)).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         let mut started = Vec::new();
         for number in 0..replicas {
-            started.push(Replica::start(&cluster, number, &topic, dir.path()).await);
+            started.push(Replica::start(cluster, number, &topic, dir.path()).await);
         }
         push_schema(&*started[0].api).await;
         let seen = started[0].status().await.unwrap().position;
-        let Ok(cluster) = Arc::try_unwrap(cluster) else { panic!("nobody else has it any more") };
         Arc::new(World {
             cluster,
             topic,
@@ -87,7 +94,9 @@ impl World {
         let order = order.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let plan = self.dir.path().join("plan.json");
         let topic = &self.topic;
-        let text = format!(r#"{{"version": 1, "partitions": [{{"topic": "{topic}", "partition": 0, "replicas": [{order}]}}]}}"#);
+        let text = format!(
+            r#"{{"version": 1, "partitions": [{{"topic": "{topic}", "partition": 0, "replicas": [{order}]}}]}}"#
+        );
         std::fs::write(&plan, text).unwrap();
         self.cluster.tool("reassign", &["--reassignment-json-file", plan.to_str().unwrap(), "--execute"]);
         let elect = ["--election-type", "preferred", "--topic", topic, "--partition", "0"];
@@ -99,7 +108,7 @@ impl World {
 }
 
 /// What a log needs of its topic.
-const LOG: [(&str, &str); 5] = [
+pub const LOG: [(&str, &str); 5] = [
     ("cleanup.policy", "delete"),
     ("retention.ms", "-1"),
     ("retention.bytes", "-1"),
@@ -169,10 +178,16 @@ async fn torment(world: Arc<World>, seed: u64, time: Duration, longest: Duration
     loop {
         for fault in Fault::shuffled(world.cluster.setup().brokers, &mut random) {
             let stuck = strike(&world, fault, longest, &mut random).await;
-            println!("{:>6.1} s  {fault:?}: all replicas read and write {:.1} s after it was gone", began.elapsed().as_secs_f64(), stuck.as_secs_f64());
+            println!(
+                "{:>6.1} s  {fault:?}: all replicas read and write {:.1} s after it was gone",
+                began.elapsed().as_secs_f64(),
+                stuck.as_secs_f64()
+            );
             assert!(stuck <= STUCK, "{fault:?}: a replica was stuck for {stuck:?}");
             strikes.entry(fault).or_default().push(stuck);
-            if began.elapsed() >= time && strikes.len() == Fault::shuffled(world.cluster.setup().brokers, &mut random).len() {
+            if began.elapsed() >= time
+                && strikes.len() == Fault::shuffled(world.cluster.setup().brokers, &mut random).len()
+            {
                 return strikes;
             }
             pass_time(Duration::from_millis(random.random_range(100..600))).await;
@@ -185,7 +200,9 @@ async fn record(world: &Arc<World>, round: usize, seed: u64, time: Duration) -> 
     let keys: Vec<String> = (0..REGISTERS).map(|number| format!("r{round}-{number}")).collect();
     let until = history::now() + u64::try_from(time.as_nanos()).unwrap();
     let clients: Vec<_> = (0..REGISTER_CLIENTS)
-        .map(|number| tokio::spawn(work::use_registers(world.clone(), number, seed + number as u64, keys.clone(), until)))
+        .map(|number| {
+            tokio::spawn(work::use_registers(world.clone(), number, seed + number as u64, keys.clone(), until))
+        })
         .collect();
     let (mut history, mut doubts) = (Vec::new(), Doubts::default());
     for client in clients {
@@ -201,17 +218,24 @@ async fn three_replicas_lose_nothing_double_nothing_and_agree_whatever_fails() {
     let _alone = ALONE.lock().await;
     let soak = variable("CONFOLD_SOAK_SECONDS").map(Duration::from_secs);
     let brokers = variable("CONFOLD_BROKERS").unwrap_or(1) as usize;
-    let seed = variable("CONFOLD_SEED").unwrap_or_else(rand::random);
+    let seed = variable("CONFOLD_SEED").unwrap_or_else(|| getrandom::u64().unwrap());
     println!("CONFOLD_SEED={seed} CONFOLD_BROKERS={brokers}");
     let (longest, round_time) = match soak {
         None => (Duration::from_millis(2_000), Duration::from_secs(15)),
         Some(_) => (Duration::from_secs(8), Duration::from_secs(30)),
     };
-    let world = World::begin(brokers, REPLICAS).await;
+    let cluster = match brokers {
+        1 => one_broker(),
+        brokers => tokio::task::block_in_place(|| {
+            Box::leak(Box::new(Cluster::start(Setup { brokers, fronts: REPLICAS, ..Setup::default() })))
+        }),
+    };
+    let world = World::begin(cluster, REPLICAS).await;
     let began = Instant::now();
     let listener = tokio::spawn(listen(world.clone()));
-    let writers: Vec<_> =
-        (0..WRITERS).map(|number| tokio::spawn(work::write(world.clone(), number, seed ^ (number as u64) << 32))).collect();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|number| tokio::spawn(work::write(world.clone(), number, seed ^ (number as u64) << 32)))
+        .collect();
     let faults = tokio::spawn(torment(world.clone(), seed, soak.unwrap_or_default(), longest));
 
     // Three rounds at least, and as many as the faults last.
@@ -252,8 +276,11 @@ async fn three_replicas_lose_nothing_double_nothing_and_agree_whatever_fails() {
     let revisions = compare_at_rest(&world).await;
     check_written(&world, &written).await;
     written.iter().for_each(|written| doubts.add(written.doubts));
-    let committed: usize =
-        written.iter().flat_map(|written| written.ends.values()).filter(|end| matches!(end, End::Committed { .. })).count();
+    let committed: usize = written
+        .iter()
+        .flat_map(|written| written.ends.values())
+        .filter(|end| matches!(end, End::Committed { .. }))
+        .count();
     let slowest = strikes.values().flatten().max().unwrap();
     let struck: usize = strikes.values().map(Vec::len).sum();
     println!("{strikes:.1?}");
@@ -271,30 +298,38 @@ async fn three_replicas_lose_nothing_double_nothing_and_agree_whatever_fails() {
     assert!(slowest_rate >= 100.0, "{slowest_rate:.0} operations a second prove too little");
 }
 
-/// Waits until all replicas have folded the same, and compares all that they say of it: state, and every revision of the history.
+/// Compares all that the replicas say of the same position: state, and every revision of the history.
 async fn compare_at_rest(world: &World) -> usize {
-    let began = Instant::now();
-    loop {
-        let mut statuses = Vec::new();
-        for replica in &world.replicas {
-            replica.api.sync(pb::SyncRequest::default()).await.unwrap();
-            statuses.push(replica.status().await.unwrap());
-        }
-        let whole = |status: &pb::StatusResponse| {
-            (status.position, status.root.clone(), status.chain.clone(), status.log_digest.clone(), status.revision)
-        };
-        if statuses.iter().all(|status| status.position == statuses[0].position) {
-            statuses.iter().for_each(|status| assert_eq!(whole(status), whole(&statuses[0])));
-            break;
-        }
-        assert!(began.elapsed() < Duration::from_secs(20), "the replicas do not come to rest");
-    }
+    at_rest(&world.replicas.iter().map(|replica| replica.api.clone()).collect::<Vec<_>>()).await;
     let mut histories = Vec::new();
     for replica in &world.replicas {
         histories.push(history_of(replica).await);
     }
     assert!(histories.iter().all(|history| *history == histories[0]), "histories differ");
     histories[0].len()
+}
+
+/// Waits until all replicas have folded up to the same position, and compares what they have there.
+pub async fn at_rest(replicas: &[Arc<dyn Api>]) -> pb::StatusResponse {
+    let began = Instant::now();
+    loop {
+        let mut statuses = Vec::new();
+        for replica in replicas {
+            replica.sync(pb::SyncRequest::default()).await.unwrap();
+        }
+        for replica in replicas {
+            statuses.push(replica.status(pb::StatusRequest::default()).await.unwrap());
+        }
+        let whole = |status: &pb::StatusResponse| {
+            let hashes = [&status.root, &status.chain, &status.log_digest].map(String::clone);
+            (status.position, status.revision, status.state, status.reason.clone(), hashes)
+        };
+        if statuses.iter().all(|status| status.position == statuses[0].position) {
+            statuses.iter().for_each(|status| assert_eq!(whole(status), whole(&statuses[0])));
+            return statuses.remove(0);
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "the replicas do not come to rest");
+    }
 }
 
 /// Position, event id, revision and root of every event that made a revision, oldest first.
@@ -323,12 +358,17 @@ async fn check_written(world: &World, written: &[Written]) {
         assert!(written.last > 0, "writer {number} wrote nothing");
         for (id, end) in &written.ends {
             match end {
-                End::Committed { position } => assert_eq!(at.get(id.as_str()), Some(position), "writer {number}: {id} was acknowledged"),
-                End::Refused | End::NeverApplied => assert_eq!(at.get(id.as_str()), None, "writer {number}: {id} ended as {end:?}"),
+                End::Committed { position } => {
+                    assert_eq!(at.get(id.as_str()), Some(position), "writer {number}: {id} was acknowledged")
+                }
+                End::Refused | End::NeverApplied => {
+                    assert_eq!(at.get(id.as_str()), None, "writer {number}: {id} ended as {end:?}")
+                }
             }
         }
         for replica in 0..world.replicas.len() {
-            let (value, _) = work::read(world, replica, &format!("/devices/w{number}"), Reading::Linearizable).await.unwrap();
+            let (value, _) =
+                work::read(world, replica, &format!("/devices/w{number}"), Reading::Linearizable).await.unwrap();
             assert_eq!(value, written.last, "writer {number} at replica {replica}");
         }
     }
@@ -338,7 +378,7 @@ async fn check_written(world: &World, written: &[Written]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_read_in_disguise_is_caught_by_the_judge() {
     let _alone = ALONE.lock().await;
-    let world = World::begin(1, 2).await;
+    let world = World::begin(one_broker(), 2).await;
     let path = "/devices/r";
     let mut entries = Vec::new();
     let mut client = SmallRng::seed_from_u64(1);
@@ -347,7 +387,14 @@ async fn a_stale_read_in_disguise_is_caught_by_the_judge() {
         let request = pb::CommitRequest { operations: vec![work::put(path, value)], ..Default::default() };
         world.replicas[0].api.commit(request).await.unwrap();
         let asked = history::Asked::Put { value };
-        entries.push(Entry { client: 0, key: "r".into(), asked, told: history::Told::Done(true), call, end: history::now() });
+        entries.push(Entry {
+            client: 0,
+            key: "r".into(),
+            asked,
+            told: history::Told::Done(true),
+            call,
+            end: history::now(),
+        });
     };
     let get = async |reading: Reading, entries: &mut Vec<Entry>| {
         let call = history::now();
@@ -371,6 +418,3 @@ async fn a_stale_read_in_disguise_is_caught_by_the_judge() {
     let (linearizable, said) = history::judge(&file);
     assert!(!linearizable && said.contains("NOT LINEARIZABLE"), "{said}");
 }
-
-/// Tests here use the machine to the full, one after the other.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

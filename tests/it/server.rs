@@ -15,8 +15,12 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// Starts on a free port and waits until it says where.
     pub fn start(data: &Path) -> ServerProcess {
+        ServerProcess::start_at(data, "127.0.0.1:0")
+    }
+
+    pub fn start_at(data: &Path, listen: &str) -> ServerProcess {
         let mut child = Command::new(CONFOLD)
-            .args(["serve", data.to_str().unwrap(), "--listen", "127.0.0.1:0"])
+            .args(["serve", data.to_str().unwrap(), "--listen", listen])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -36,6 +40,12 @@ impl ServerProcess {
             }
             said.push(line);
         }
+    }
+
+    /// Sends it a signal by its name: `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) {
+        let process = self.child.id();
+        assert!(Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().unwrap().success());
     }
 
     pub fn kill(mut self) {

@@ -15,6 +15,7 @@
 //! Nothing of the client library is visible here.
 
 mod anchors;
+mod bare;
 mod ffi;
 mod notes;
 mod producer;
@@ -37,6 +38,7 @@ use confold_model::ids::Position;
 use parking_lot::Mutex;
 
 use anchors::Anchors;
+pub use bare::Bare;
 use ffi::{Consumer, describe_topic};
 use producer::{Context, Events, Producer};
 use reader::KafkaReader;

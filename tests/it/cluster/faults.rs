@@ -57,7 +57,8 @@ impl Fault {
 
     /// Whether nothing can be committed while it lasts.
     fn stops_everything(self, world: &World) -> bool {
-        world.cluster.setup().brokers == 1 && matches!(self, Fault::BrokerKilled | Fault::BrokerStopped | Fault::BrokerPaused)
+        world.cluster.setup().brokers == 1
+            && matches!(self, Fault::BrokerKilled | Fault::BrokerStopped | Fault::BrokerPaused)
     }
 }
 
@@ -106,7 +107,11 @@ pub async fn strike(world: &Arc<World>, fault: Fault, longest: Duration, random:
         Fault::BrokerPaused | Fault::LeaderMoved => {}
     }
     if fault.stops_everything(world) {
-        assert_eq!(world.acknowledged.load(Relaxed), acknowledged, "{fault:?}: something was acknowledged without a broker");
+        assert_eq!(
+            world.acknowledged.load(Relaxed),
+            acknowledged,
+            "{fault:?}: something was acknowledged without a broker"
+        );
     }
 
     match fault {

@@ -68,7 +68,9 @@ static JUDGE: LazyLock<PathBuf> = LazyLock::new(|| {
     let built = std::env::temp_dir().join(format!("confold-linearizability-{}", std::process::id()));
     let mut command = Command::new("go");
     command.args(["build", "-o"]).arg(&built).arg(".").current_dir(repository().join("tests/linearizability"));
-    let output = command.output().unwrap_or_else(|error| panic!("go is needed to judge histories (tests/run.sh installs it): {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("go is needed to judge histories (tests/run.sh installs it): {error}"));
     assert!(output.status.success(), "go build: {}", String::from_utf8_lossy(&output.stderr));
     built
 });

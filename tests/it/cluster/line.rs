@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -11,7 +11,10 @@ use tokio::sync::watch;
 pub enum Wire {
     Open,
     /// Nothing arrives on one side or on both, and nobody is told: as when packets are dropped. What was sent arrives later.
-    Silent { to_brokers: bool, to_replica: bool },
+    Silent {
+        to_brokers: bool,
+        to_replica: bool,
+    },
     /// Connections break, and new ones break at once.
     Broken,
     /// Everything arrives so much later.
@@ -55,7 +58,7 @@ impl Line {
     pub async fn lay(front: Vec<(String, String)>) -> Line {
         let line = Line { wire: watch::Sender::new(Wire::Open), felt: Arc::default() };
         for (asked, served) in front {
-            let listener = TcpListener::bind(&asked).await.unwrap_or_else(|error| panic!("{asked}: {error}"));
+            let listener = listen(&asked).await;
             let (wire, felt) = (line.wire.clone(), line.felt.clone());
             tokio::spawn(async move {
                 while let Ok((near, _)) = listener.accept().await {
@@ -76,6 +79,18 @@ impl Line {
 
     pub fn felt(&self) -> (u64, u64, u64) {
         (self.felt.held.load(Relaxed), self.felt.broken.load(Relaxed), self.felt.slowed.load(Relaxed))
+    }
+}
+
+/// Another test may have listened there until just now.
+async fn listen(address: &str) -> TcpListener {
+    let began = Instant::now();
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => assert!(began.elapsed() < Duration::from_secs(20), "{address}: {error}"),
+        }
+        super::pass_time(Duration::from_millis(20)).await;
     }
 }
 

@@ -27,7 +27,8 @@ pub struct Replica {
 
 /// Makes a data folder for the store on a topic, which is begun where it is not there yet.
 pub fn join(dir: &Path, brokers: &str, topic: &str) {
-    let kafka = Kafka { brokers: brokers.to_owned(), topic: Some(topic.to_owned()), dev_unsafe: true, ..Kafka::default() };
+    let kafka =
+        Kafka { brokers: brokers.to_owned(), topic: Some(topic.to_owned()), dev_unsafe: true, ..Kafka::default() };
     let on = OnKafka { kafka, ..OnKafka::default() };
     folder::create_on_kafka(dir, &on, &Begin::default()).unwrap();
 }

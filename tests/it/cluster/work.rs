@@ -20,7 +20,9 @@ const DEADLINE_MS: u32 = 2_000;
 /// How an intention ended for good.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    Committed { position: u64 },
+    Committed {
+        position: u64,
+    },
     /// Refused by the fold: a guard did not hold.
     Refused,
     NeverApplied,
@@ -54,8 +56,12 @@ fn request(id: EventId, author: &str, path: &str, value: u64, guard: Option<&str
         path: path.to_owned(),
         expect: Some(pb::text_guard::Expect::Data(data.to_owned())),
     });
-    let proposal =
-        pb::Proposal { event_id: id.to_string(), author: author.to_owned(), deadline_ms: DEADLINE_MS, ..Default::default() };
+    let proposal = pb::Proposal {
+        event_id: id.to_string(),
+        author: author.to_owned(),
+        deadline_ms: DEADLINE_MS,
+        ..Default::default()
+    };
     pb::CommitRequest {
         proposal: Some(proposal),
         guards: guards.into_iter().collect(),
@@ -216,7 +222,12 @@ pub async fn read(world: &World, replica: usize, path: &str, reading: Reading) -
 }
 
 /// One operation on a register of a round, written down as it went. `None`: a read that had no answer tells nothing.
-async fn operate(client: &mut Client, number: usize, key: &str, known: &mut BTreeMap<String, (u64, String)>) -> Option<Entry> {
+async fn operate(
+    client: &mut Client,
+    number: usize,
+    key: &str,
+    known: &mut BTreeMap<String, (u64, String)>,
+) -> Option<Entry> {
     let world = client.world.clone();
     let path = format!("/devices/{key}");
     let guard = known.get(key).cloned();
@@ -253,7 +264,13 @@ async fn operate(client: &mut Client, number: usize, key: &str, known: &mut BTre
 }
 
 /// Operates on the registers of a round for a time.
-pub async fn use_registers(world: Arc<World>, number: usize, seed: u64, keys: Vec<String>, until: u64) -> (Vec<Entry>, Doubts) {
+pub async fn use_registers(
+    world: Arc<World>,
+    number: usize,
+    seed: u64,
+    keys: Vec<String>,
+    until: u64,
+) -> (Vec<Entry>, Doubts) {
     let mut client = Client::new(world, seed);
     let (mut entries, mut known) = (Vec::new(), BTreeMap::new());
     while now() < until {
