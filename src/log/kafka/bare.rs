@@ -1,49 +1,36 @@
 //! What brokers and client library do without a log on top: the limit of the log's speed, measured with the same settings.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use confold_log::LogError;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
-use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
+use crate::ffi::Consumer;
+use crate::producer::Context;
 use crate::settings::ClientSettings;
 
+/// Taken from the client at once.
+const AT_ONCE: usize = 1024;
 /// Long enough for any broker that lives.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A producer and a consumer of one topic that nobody else uses.
 pub struct Bare {
-    producer: BaseProducer<Quiet>,
-    consumer: BaseConsumer<Quiet>,
+    producer: BaseProducer,
+    consumer: Consumer<Context>,
     topic: String,
-}
-
-/// Delivery reports say nothing here: a record is done when it was consumed.
-#[derive(Clone)]
-struct Quiet;
-
-impl ClientContext for Quiet {}
-
-impl rdkafka::consumer::ConsumerContext for Quiet {}
-
-impl ProducerContext for Quiet {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
 impl Bare {
     pub fn new(settings: &ClientSettings, topic: &str) -> Result<Bare, LogError> {
         let record_bytes = 16 << 20;
-        let producer = settings.producer(record_bytes, PATIENCE).create_with_context(Quiet).map_err(failed)?;
-        let consumer: BaseConsumer<Quiet> =
-            settings.consumer(record_bytes).create_with_context(Quiet).map_err(failed)?;
-        let mut place = TopicPartitionList::new();
-        place.add_partition_offset(topic, 0, Offset::Beginning).map_err(failed)?;
-        consumer.assign(&place).map_err(failed)?;
+        let producer = settings.producer(record_bytes, PATIENCE).create().map_err(failed)?;
+        let mut consumer =
+            Consumer::new(&settings.consumer(record_bytes), topic, Context(Arc::default())).map_err(failed)?;
+        consumer.start(0, None).map_err(failed)?;
         Ok(Bare { producer, consumer, topic: topic.to_owned() })
     }
 
@@ -76,17 +63,16 @@ impl Bare {
                 return Ok(());
             }
             self.producer.poll(Duration::ZERO);
-            let mut wait = Duration::from_millis(100);
-            while let Some(message) = self.consumer.poll(wait) {
-                wait = Duration::ZERO;
-                match message {
-                    Ok(message) if message.payload_len() == record_bytes => {
-                        heard = Instant::now();
-                        under_way.pop_front().into_iter().for_each(&mut done);
-                    }
-                    // The end of the partition comes as an error.
-                    Ok(_) | Err(_) => {}
-                }
+            let messages = self.consumer.poll(AT_ONCE, Duration::from_millis(100));
+            // The end of the partition comes as an error.
+            for _ in messages.iter().filter(|message| message.error().is_none()) {
+                heard = Instant::now();
+                under_way.pop_front().into_iter().for_each(&mut done);
+            }
+            let nothing = messages.len() == 0;
+            drop(messages);
+            if nothing {
+                self.consumer.serve();
             }
             if heard.elapsed() > PATIENCE {
                 return Err(LogError::Unreachable { what: format!("nothing came back from topic {}", self.topic) });
