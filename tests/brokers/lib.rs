@@ -93,6 +93,15 @@ pub fn fresh_name(prefix: &str) -> String {
     )
 }
 
+/// Waits until something holds; asks fifty times a second, for a minute.
+pub fn until(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
 /// `compose/kafka.sh` of this repository.
 pub fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../compose/kafka.sh")
@@ -296,7 +305,7 @@ impl Cluster {
         let made = block_on(self.admin.create_topics([&topic], &options())).expect("an answer");
         made.into_iter()
             .for_each(|one| drop(one.unwrap_or_else(|(name, code)| panic!("topic {name}: {code}"))));
-        self.until("the topic has a leader", || self.leader(name).is_some());
+        until("the topic has a leader", || self.leader(name).is_some());
     }
 
     /// Deletes a topic and waits until no broker knows it.
@@ -304,7 +313,7 @@ impl Cluster {
         let gone = block_on(self.admin.delete_topics(&[name], &options())).expect("an answer");
         gone.into_iter()
             .for_each(|one| drop(one.unwrap_or_else(|(name, code)| panic!("topic {name}: {code}"))));
-        self.until("the topic is gone", || self.partitions(name) == 0);
+        until("the topic is gone", || self.partitions(name) == 0);
     }
 
     /// Gives a topic more partitions.
@@ -313,7 +322,7 @@ impl Cluster {
         let made = block_on(self.admin.create_partitions([&more], &options())).expect("an answer");
         made.into_iter()
             .for_each(|one| drop(one.unwrap_or_else(|(name, code)| panic!("topic {name}: {code}"))));
-        self.until("the partitions are there", || self.partitions(name) == count);
+        until("the partitions are there", || self.partitions(name) == count);
     }
 
     /// Changes settings of a topic and leaves its others as they are.
@@ -411,15 +420,6 @@ impl Cluster {
             text(&output.stderr)
         );
         text(&output.stdout)
-    }
-
-    /// Waits until something holds; asks fifty times a second, for a minute.
-    fn until(&self, what: &str, holds: impl Fn() -> bool) {
-        let began = Instant::now();
-        while !holds() {
-            assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
     }
 }
 

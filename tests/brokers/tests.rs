@@ -24,7 +24,7 @@ fn a_cluster_survives_what_is_done_to_it_and_ends_when_it_is_dropped() {
     cluster.resume(1);
     cluster.stop(1);
     cluster.restart_all();
-    cluster.until("the topic is back", || cluster.leader(&topic) == Some(1));
+    until("the topic is back", || cluster.leader(&topic) == Some(1));
     cluster.delete_records(&topic, -1);
     cluster.topic_delete(&topic);
 

@@ -14,14 +14,17 @@
 //!
 //! Nothing of the client library is visible here.
 
+mod admin;
 mod anchors;
 mod bare;
 mod ffi;
 mod notes;
+mod preflight;
 mod producer;
 mod reader;
 mod settings;
 mod shared;
+mod topic;
 mod watch;
 
 use std::path::PathBuf;
@@ -42,7 +45,10 @@ pub use bare::Bare;
 use ffi::{Consumer, describe_topic};
 use producer::{Context, Events, Producer};
 use reader::KafkaReader;
+pub use admin::{Admin, TopicError};
+pub use preflight::{Finding, Preflight, Severity, Wanted};
 pub use settings::{ClientSettings, RECORD_ROOM, SettingsError};
+pub use topic::NewTopic;
 use shared::{ASK, EpochFloor, Frame, Line, Shared};
 
 /// How to open the log of a topic.

@@ -1,4 +1,6 @@
 //! The log against real brokers.
 
 mod conformance;
+mod preflight;
+mod secure;
 mod support;
