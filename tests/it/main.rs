@@ -1,6 +1,8 @@
 //! The whole thing, from outside: one binary, so that it links RocksDB once.
 
+mod cluster;
 mod crash;
+mod fences;
 mod guide;
 mod kafka;
 mod moving;

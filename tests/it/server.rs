@@ -24,6 +24,10 @@ impl ServerProcess {
         ServerProcess::run(&[&serve[..], options].concat())
     }
 
+    pub fn start_at(data: &Path, listen: &str) -> ServerProcess {
+        ServerProcess::run(&["serve", data.to_str().unwrap(), "--listen", listen])
+    }
+
     /// The same with words of the caller's.
     pub fn run(words: &[&str]) -> ServerProcess {
         ServerProcess::run_with(words, &[])
@@ -52,6 +56,12 @@ impl ServerProcess {
             }
             said.push(line);
         }
+    }
+
+    /// Sends it a signal by its name: `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) {
+        let process = self.child.id();
+        assert!(Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().unwrap().success());
     }
 
     pub fn kill(mut self) {

@@ -16,6 +16,7 @@
 
 mod admin;
 mod anchors;
+mod bare;
 mod copy;
 mod ffi;
 mod notes;
@@ -42,6 +43,7 @@ use parking_lot::Mutex;
 
 pub use admin::{Admin, TopicError};
 use anchors::Anchors;
+pub use bare::Bare;
 pub use copy::KafkaCopy;
 use ffi::Consumer;
 pub use preflight::{Finding, Preflight, Severity, Wanted};
