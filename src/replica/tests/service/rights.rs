@@ -283,7 +283,9 @@ fn allowed(call: Call) -> &'static [Right] {
         "Commit" | "CommitStream" => &[Write],
         "Tag" | "Untag" => &[Tag],
         "Withdraw" => &[Write, Tag, Admin],
-        "PushSchema" | "Prune" | "SetRetention" | "SetPolicy" | "Activate" | "SetClock" | "ExportLog" => &[Admin],
+        "PushSchema" | "Prune" | "SetRetention" | "SetPolicy" | "Activate" | "SetClock" | "ExportLog" | "Snapshot" => {
+            &[Admin]
+        }
         // What they show depends on who asks.
         "Outcome" | "ListTags" | "GetSchema" | "GetRetention" | "GetPolicy" | "Sync" | "ListStores" | "Status" => {
             &[Read, Write, Tag, Admin]
