@@ -40,6 +40,8 @@ pub struct KafkaReader {
     next: Position,
     track: Track,
     line: Option<Line>,
+    /// The consumer stopped, or has to begin again one record earlier.
+    anew: bool,
     /// When the last record or the end of the partition was seen, or reading was begun.
     heard: Instant,
 }
@@ -93,6 +95,7 @@ impl KafkaReader {
                 at_end: false,
             },
             line: None,
+            anew: false,
             heard: Instant::now(),
         })
     }
@@ -117,6 +120,11 @@ impl KafkaReader {
 
     /// Takes what came. `false`: nothing did.
     fn fill(&mut self, wait: Duration) -> Result<bool, LogError> {
+        if std::mem::take(&mut self.anew)
+            && let Some(line) = self.line.take()
+        {
+            self.shared.keep(line);
+        }
         let mut line = match self.line.take() {
             Some(line) => line,
             None => self.begin()?,
@@ -131,11 +139,13 @@ impl KafkaReader {
         } else {
             line.consumer.serve();
         }
+        // What came before is handed out first, and judged by the consumer that gave it.
+        self.line = Some(line);
+        self.anew = !matches!(taken, Ok(Then::GoOn));
         match taken {
-            Ok(Then::GoOn) => self.line = Some(line),
-            Ok(Then::Again) => self.shared.keep(line),
-            // Where reading stopped with an error the consumer has stopped as well: the next call begins anew.
-            Err(error) => return Err(error),
+            Err(error) if self.track.ready.is_empty() => return Err(error),
+            // It is met again.
+            _ => {}
         }
         if !came && self.is_stalled() {
             // Consumers have been seen to stall in silence.
@@ -310,8 +320,8 @@ impl Track {
                 let again = behind.record(self.time(shared, message)?, Bytes::copy_from_slice(message.payload()));
                 if again.digest != self.tip.digest {
                     return Err(shared.fence(format!(
-                        "position {} had log digest {} when it was read before, and has {} now: the topic has lost its end, and \
-                         other records took that place",
+                        "position {} had log digest {} when it was read before, and has {} now: the topic has lost its \
+                         end, and other records took that place (docs/errors/fenced/truncated.md)",
                         again.position, self.tip.digest, again.digest
                     )));
                 }
@@ -346,12 +356,13 @@ impl Track {
 
     /// Offsets from `due` up to `next` hold no record.
     fn gap(&self, shared: &Shared, due: i64, next: i64) -> LogError {
+        let position = self.tip.position;
         shared.fence(format!(
-            "offset {due} of {} holds no record, and {next} follows: position {position} was removed (compaction or deletion), or \
-             taken by what is no record (the mark that a transaction leaves). What stands before it is sound: `confold log copy` \
-             with `--until {position}` makes a log of it",
+            "the log has a gap: offset {due} of {} holds no record, and {next} follows: position {position} was removed (compaction \
+             or deletion), or taken by what is no record (the mark that a transaction leaves). `confold log copy` with `--until {}` \
+             keeps everything before the gap in a new log and loses what stands behind it (docs/errors/fenced/gapped.md)",
             shared.name(),
-            position = self.tip.position
+            position.0.saturating_sub(1)
         ))
     }
 
@@ -452,7 +463,8 @@ impl Track {
         }
         if due > end {
             return Err(shared.fence(format!(
-                "{} ends at position {} now, and was read up to {at} before (log digest {} before it): it has lost its end",
+                "{} ends at position {} now, and was read up to {at} before (log digest {} before it): it has lost its end \
+                 (docs/errors/fenced/truncated.md)",
                 shared.name(),
                 shared.frame.position(end),
                 self.tip.digest

@@ -206,7 +206,8 @@ impl Shared {
             *shorter_since = None;
         } else if shorter_since.get_or_insert_with(Instant::now).elapsed() >= SHORTER {
             self.fence(format!(
-                "{} ends at position {} now, and reached up to {} before: it has lost its end",
+                "{} ends at position {} now, and reached up to {} before: it has lost its end \
+                 (docs/errors/fenced/truncated.md)",
                 self.name(),
                 self.frame.position(end),
                 self.frame.position(self.end_offset())
@@ -338,7 +339,8 @@ impl Shared {
                 what: format!("the brokers know no topic {topic} any more"),
             }),
             Some(facts) if facts.id != self.topic_id => Err(self.fence(format!(
-                "the topic {topic} was deleted and made anew: it had id {}, it has {}",
+                "the topic {topic} was deleted and made anew: it had id {}, it has {} \
+                 (docs/errors/fenced/recreated.md)",
                 hex_id(self.topic_id),
                 hex_id(facts.id)
             ))),
