@@ -3,6 +3,7 @@
 mod crash;
 mod guide;
 mod server;
+mod snapshot;
 mod support;
 mod tidy;
 mod voltha;
