@@ -53,22 +53,29 @@ find_java() {
     return 1
 }
 
-install() {
-    as_root=""
-    if [ "$(id -u)" != 0 ]; then
-        command -v sudo >/dev/null 2>&1 || fail "Run this as root or install sudo: packages are missing: $*"
-        as_root="sudo"
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    else
+        command -v sudo >/dev/null 2>&1 || fail "Run this as root or install sudo: packages are missing"
+        sudo "$@"
     fi
+}
+
+install() {
     echo "Installing packages: $*" >&2
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >/dev/null 2>&1 || {
-        $as_root apt-get update -q >&2
-        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >/dev/null 2>&1 || {
+        as_root apt-get update -q >&2
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >&2
     }
 }
 
 fetch() {
     if ! find_java >/dev/null; then
-        apt-cache show openjdk-21-jre-headless >/dev/null 2>&1 && jre=openjdk-21-jre-headless || jre=openjdk-17-jre-headless
+        known() { apt-cache show "$1" >/dev/null 2>&1; }
+        # A machine on which nothing was installed yet has no lists of packages.
+        known openjdk-21-jre-headless || known openjdk-17-jre-headless || as_root apt-get update -q >&2
+        known openjdk-21-jre-headless && jre=openjdk-21-jre-headless || jre=openjdk-17-jre-headless
         install "$jre"
     fi
     command -v openssl >/dev/null 2>&1 || install openssl

@@ -2,6 +2,7 @@
 
 mod crash;
 mod guide;
+mod secure;
 mod server;
 mod snapshot;
 mod support;
