@@ -5,38 +5,53 @@
 use crate::cluster::replicas::join;
 use crate::cluster::work::put;
 use crate::cluster::{ALONE, LOG, at_rest, one_broker, push_schema, variable};
+use bytes::Bytes;
 use confold::Embedded;
 use confold::folder::FolderError;
-use confold::replica::{OpenError, Options, ReplicaState};
+use confold::replica::{Options, Replica, ReplicaState};
 use confold::wire::pb;
-use confold_model::event::{Body, Event, FORMAT};
+use confold_log::{Fence, Log, LogError, Range, Reader, Record, Tip};
+use confold_log_kafka::{ClientSettings, KafkaLog};
+use confold_model::event::{Body, Checkpoint, Event, FORMAT, LEVEL, OperationKind};
 use confold_model::ids::{EventId, Hash, Incarnation, Position};
+use confold_store::memory::MemoryStore;
 use confold_test_brokers::Cluster;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How often the topic is damaged.
+fn rounds() -> u64 {
+    variable("CONFOLD_SOAK_ROUNDS").unwrap_or(1)
+}
+
 struct Folder {
     dir: tempfile::TempDir,
-    cluster: &'static Cluster,
     topic: String,
 }
 
 impl Folder {
     /// Of a store on this topic; begins it where it is not there.
     async fn on(cluster: &'static Cluster, topic: &str) -> Folder {
-        let folder = Folder { dir: tempfile::tempdir().unwrap(), cluster, topic: topic.to_owned() };
-        let (data, topic) = (folder.dir.path().join("data"), folder.topic.clone());
+        let folder = Folder { dir: tempfile::tempdir().unwrap(), topic: topic.to_owned() };
+        let (data, topic) = (folder.data(), folder.topic.clone());
         tokio::task::spawn_blocking(move || join(&data, &cluster.bootstrap(), &topic)).await.unwrap();
         folder
     }
 
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
     async fn open(&self) -> Result<Embedded, FolderError> {
-        Embedded::open(&self.dir.path().join("data"), Options::default()).await
+        Embedded::open(&self.data(), Options::default()).await
     }
 
     async fn serve(&self) -> Embedded {
@@ -106,7 +121,8 @@ fn cut_batches(cluster: &Cluster, topic: &str, count: usize) {
 async fn a_replica_folds_nothing_of_a_topic_that_lost_what_it_had_folded() {
     let _alone = ALONE.lock().await;
     let cluster = one_broker();
-    for _ in 0..variable("CONFOLD_SOAK_ROUNDS").unwrap_or(1) {
+    let times = rounds();
+    for _ in 0..times {
         let (folder, store) = begun(cluster).await;
         commit(&store, 1..11).await;
         store.close().await.unwrap();
@@ -140,6 +156,7 @@ async fn a_replica_folds_nothing_of_a_topic_that_lost_what_it_had_folded() {
         let named = digests(&after.reason);
         assert!(named.contains(&before.log_digest.as_str()) && named.len() >= 2, "both digests: {}", after.reason);
     }
+    println!("SOAK times={times} truncated under a replica that was down: FENCED with both digests, 0 folded");
 }
 
 // F17: deleted and made anew, and longer than what was folded; while the replica runs, and while it is down.
@@ -147,7 +164,8 @@ async fn a_replica_folds_nothing_of_a_topic_that_lost_what_it_had_folded() {
 async fn a_replica_folds_nothing_of_a_topic_that_was_made_anew() {
     let _alone = ALONE.lock().await;
     let cluster = one_broker();
-    for _ in 0..variable("CONFOLD_SOAK_ROUNDS").unwrap_or(1) {
+    let times = rounds();
+    for _ in 0..times {
         let (down, store) = begun(cluster).await;
         commit(&store, 1..6).await;
         let before = status(&store).await;
@@ -175,6 +193,7 @@ async fn a_replica_folds_nothing_of_a_topic_that_was_made_anew() {
             assert!(fenced.reason.contains(id.as_str()), "{id}: {}", fenced.reason);
         }
     }
+    println!("SOAK times={times} made anew under two replicas, one running: FENCED with both ids, 0 folded");
 }
 
 // F18: what was folded may go; what was not may not.
@@ -182,6 +201,14 @@ async fn a_replica_folds_nothing_of_a_topic_that_was_made_anew() {
 async fn a_topic_may_drop_what_was_folded_and_no_more() {
     let _alone = ALONE.lock().await;
     let cluster = one_broker();
+    let times = rounds();
+    for _ in 0..times {
+        drop_records(cluster).await;
+    }
+    println!("SOAK times={times} dropped below what was folded: served on; above it: SNAPSHOT_NEEDED");
+}
+
+async fn drop_records(cluster: &'static Cluster) {
     let (behind, store) = begun(cluster).await;
     commit(&store, 1..6).await;
     let left = status(&store).await.position;
@@ -207,24 +234,31 @@ async fn a_topic_may_drop_what_was_folded_and_no_more() {
     let now = status(&ahead).await;
     assert_eq!(now.state(), pb::State::Serving);
     assert!(now.position > folded.position);
-    let refused = behind.open().await.err().expect("its next record is gone");
-    assert!(matches!(refused, FolderError::Open(OpenError::SnapshotNeeded { .. })), "{refused}");
-    assert_eq!(refused.state(), ReplicaState::SnapshotNeeded);
+    let store = behind.open().await.unwrap();
+    let stopped = until(&store, ReplicaState::SnapshotNeeded).await;
+    assert_eq!(stopped.position, left, "{}", stopped.reason);
+}
+
+/// As nobody in particular would write it, and housekeeping does.
+fn event(incarnation: Incarnation, body: Body<'static>) -> Event<'static> {
+    Event {
+        format: FORMAT,
+        incarnation,
+        intention: None,
+        author: "".into(),
+        principal: "".into(),
+        client_time_ms: 0,
+        reason: "".into(),
+        body,
+    }
 }
 
 /// Bytes that stand where an event should, in many ways.
 fn poison(random: &mut SmallRng, incarnation: Incarnation) -> Vec<u8> {
+    let withdrawn = EventId { seen: Position(1), nonce: random.random() };
+    let mut event = event(incarnation, Body::Withdraw { id: withdrawn });
     let nonce = random.random();
-    let event = Event {
-        format: FORMAT,
-        incarnation,
-        intention: Some((EventId { seen: Position(1), nonce }, Hash::of(&nonce))),
-        author: "stranger".into(),
-        principal: "".into(),
-        client_time_ms: 0,
-        reason: "".into(),
-        body: Body::Mark { last_mark: Position(random.random_range(0..9)) },
-    };
+    event.intention = Some((EventId { seen: Position(1), nonce }, Hash::of(&nonce)));
     let mut bytes = match random.random_range(0..6) {
         // Nothing at all.
         0 => Vec::new(),
@@ -272,23 +306,156 @@ async fn poison_and_foreign_records_are_rejected_alike_by_three_replicas() {
             commit(&replicas[record as usize / 100 % 3], record..record + 1).await;
         }
     }
-    let foreign = Event {
-        format: FORMAT,
-        incarnation: Incarnation([9; 16]),
-        intention: Some((EventId { seen: Position(1), nonce: [9; 16] }, Hash::ZERO)),
-        author: "".into(),
-        principal: "".into(),
-        client_time_ms: 0,
-        reason: "".into(),
-        body: Body::Mark { last_mark: Position(0) },
-    };
+    // Behind everything that was handed over before.
+    commit(&replicas[0], records..records + 1).await;
+    let mut foreign = event(Incarnation([9; 16]), Body::Withdraw { id: EventId { seen: Position(1), nonce: [8; 16] } });
+    foreign.intention = Some((EventId { seen: Position(1), nonce: [9; 16] }, Hash::ZERO));
     replicas[1].handle().log().append(foreign.encode().into()).unwrap();
-    commit(&replicas[2], records..records + 1).await;
+    commit(&replicas[1], records + 1..records + 2).await;
     let rested = at_rest(&replicas.iter().map(Embedded::api).collect::<Vec<_>>()).await;
     assert_eq!(rested.state(), pb::State::Serving, "{}", rested.reason);
     assert!(rested.position > records);
-    let rows =
-        replicas[0].api().log(pb::LogRequest { all: true, limit: 100, ..Default::default() }).await.unwrap().rows;
-    assert!(rows.iter().any(|row| row.code == "FOREIGN"), "{rows:?}");
+    let mut counts = BTreeSet::new();
+    for replica in &replicas {
+        let counters = status(replica).await.counters;
+        let count = |code: &str| {
+            counters.iter().find(|counter| counter.name.ends_with(code)).map_or(0, |counter| counter.value)
+        };
+        counts.insert((count("rejected_MALFORMED"), count("rejected_FOREIGN")));
+    }
+    let counts: Vec<_> = counts.into_iter().collect();
+    assert!(matches!(counts[..], [(1.., 1..)]), "rejected as malformed and as foreign: {counts:?}");
     println!("SOAK poison={records} replicas=3 position={} chain={}", rested.position, rested.chain);
+}
+
+/// Marks come soon, so that replicas compare themselves often.
+fn options() -> Options {
+    Options { mark_every_ms: 300, ..Options::default() }
+}
+
+/// Two replicas that are right, and where their log is.
+async fn two(cluster: &'static Cluster) -> (Folder, Folder, [Embedded; 2]) {
+    let (one, first) = begun(cluster).await;
+    first.close().await.unwrap();
+    let other = Folder::on(cluster, &one.topic).await;
+    let open = async |folder: &Folder| Embedded::open(&folder.data(), options()).await.unwrap();
+    let stores = [open(&one).await, open(&other).await];
+    (one, other, stores)
+}
+
+// F28: somebody claims another state for a mark, in the name of a replica that does not exist.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_checkpoint_on_the_topic_stops_nobody() {
+    let _alone = ALONE.lock().await;
+    let (_one, _other, stores) = two(one_broker()).await;
+    commit(&stores[0], 1..3).await;
+    let mut views = stores[0].handle().views();
+    let view = tokio::time::timeout(PATIENCE, views.wait_for(|view| view.mark.is_some()))
+        .await
+        .expect("a mark")
+        .unwrap()
+        .clone();
+    let forged = Checkpoint {
+        replica: [9; 16],
+        build: "0.0.0".into(),
+        level: LEVEL,
+        position: view.mark.unwrap().position,
+        chain: Hash::of(b"forged"),
+        state: Hash::of(b"forged"),
+        durable: view.position,
+    };
+    let event = event(view.incarnation, Body::Checkpoint(forged));
+    stores[1].handle().log().append(event.encode().into()).unwrap();
+    for store in &stores {
+        let mut views = store.handle().views();
+        let heard = views.wait_for(|view| view.checkpoints.iter().any(|row| row.checkpoint.replica == [9; 16]));
+        tokio::time::timeout(PATIENCE, heard).await.expect("it is folded").unwrap();
+    }
+    commit(&stores[1], 3..6).await;
+    let rested = at_rest(&stores.iter().map(Embedded::api).collect::<Vec<_>>()).await;
+    assert_eq!(rested.state(), pb::State::Serving, "{}", rested.reason);
+    println!("SOAK forged=1 nobody stopped");
+}
+
+// F28: a build that reads one record wrongly, the same way every time, against two that are right.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_always_wrong_stops_itself_and_the_others_serve_on() {
+    let _alone = ALONE.lock().await;
+    let cluster = one_broker();
+    let (one, _other, stores) = two(cluster).await;
+    let settings = ClientSettings::new(cluster.bootstrap());
+    let log = KafkaLog::open(confold_log_kafka::Options::new(settings, &one.topic)).unwrap();
+    let wrong = Replica::open(Arc::new(Twisted(log)), Arc::new(MemoryStore::default()), options()).unwrap();
+    commit(&stores[0], 1..10).await;
+    // The record that it reads wrongly.
+    commit(&stores[1], 666..667).await;
+    let mut standing = wrong.standing();
+    let stopped = standing.wait_for(|standing| standing.state == ReplicaState::Quarantined);
+    let stopped = tokio::time::timeout(PATIENCE, stopped).await;
+    assert!(stopped.is_ok(), "{:?}", wrong.status().standing);
+    println!("SOAK wrong=1 stopped itself: {}", wrong.status().standing.reason);
+    commit(&stores[0], 10..12).await;
+    let rested = at_rest(&stores.iter().map(Embedded::api).collect::<Vec<_>>()).await;
+    assert_eq!(rested.state(), pb::State::Serving, "{}", rested.reason);
+}
+
+/// A log whose records say something else where they put 666, with digests that fit.
+struct Twisted(KafkaLog);
+
+struct TwistedReader {
+    inner: Box<dyn Reader>,
+    tip: Tip,
+    from: Position,
+}
+
+impl Reader for TwistedReader {
+    fn read(&mut self, max_records: usize, max_bytes: usize, wait: Duration) -> Result<Vec<Record>, LogError> {
+        let records = self.inner.read(max_records, max_bytes, wait)?;
+        let twisted = records.into_iter().map(|record| self.tip.record(record.time, twisted(&record.bytes)));
+        Ok(twisted.filter(|record| record.position >= self.from).collect())
+    }
+}
+
+fn twisted(bytes: &Bytes) -> Bytes {
+    let Ok(mut event) = Event::decode(bytes) else { return bytes.clone() };
+    let Body::Commit(commit) = &mut event.body else { return bytes.clone() };
+    for operation in &mut commit.operations {
+        if let OperationKind::Put { value } = &mut operation.kind
+            && value.ends_with(b"666")
+            && let Some(last) = value.to_mut().last_mut()
+        {
+            *last = b'7';
+        }
+    }
+    event.encode().into()
+}
+
+impl Log for Twisted {
+    fn transport_id(&self) -> [u8; 16] {
+        self.0.transport_id()
+    }
+
+    fn range(&self) -> Range {
+        self.0.range()
+    }
+
+    fn append(&self, record: Bytes) -> Result<(), LogError> {
+        self.0.append(record)
+    }
+
+    fn reader(&self, from: Position) -> Result<Box<dyn Reader>, LogError> {
+        Ok(Box::new(TwistedReader { inner: self.0.reader(Position(0))?, tip: Tip::START, from }))
+    }
+
+    fn fence(&self) -> Result<Fence, LogError> {
+        self.0.fence()
+    }
+
+    fn health(&self) -> Result<(), LogError> {
+        self.0.health()
+    }
+
+    fn close(&self) {
+        self.0.close();
+    }
 }

@@ -30,6 +30,8 @@ pub enum Part {
     DurableFold,
     /// An empty call over gRPC: the limit of unary calls.
     Echo { clients: usize },
+    /// Records produced to brokers and consumed again, without a log on top: the limit of everything on Kafka.
+    Bare { in_flight: usize },
     /// One commit after the other per client.
     Commits { clients: usize },
     /// Many commits in flight on one stream.
@@ -38,8 +40,6 @@ pub enum Part {
     Reads { clients: usize },
     /// Nine reads to a commit.
     Mixed { clients: usize },
-    /// Records produced to brokers and consumed again, without a log on top: the limit of everything on Kafka.
-    Bare { in_flight: usize },
     /// Commits in process, on a log on Kafka.
     InProcess { in_flight: usize },
     /// A new replica folds a long topic.
