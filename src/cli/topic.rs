@@ -52,7 +52,10 @@ pub struct TopicArgs {
 
 impl CreateArgs {
     pub fn shape(&self) -> Option<TopicShape> {
-        let shape = TopicShape { replication: self.replication, min_insync: self.min_insync };
+        let shape = TopicShape {
+            replication: self.replication,
+            min_insync: self.min_insync,
+        };
         self.create_topic.then_some(shape)
     }
 }
@@ -75,7 +78,10 @@ impl TopicArgs {
     /// `None`: no topic was asked for.
     pub fn options(&self, folder: &Path) -> Option<KafkaOptions> {
         let (brokers, topic) = (self.kafka.as_ref()?, self.topic.as_ref()?);
-        Some(KafkaOptions { create_topic: self.create.shape(), ..self.client.options(folder, brokers, topic) })
+        Some(KafkaOptions {
+            create_topic: self.create.shape(),
+            ..self.client.options(folder, brokers, topic)
+        })
     }
 }
 

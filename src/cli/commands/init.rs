@@ -20,12 +20,12 @@ const SAMPLE_ROOT: &str = "example.Network";
 /// store, any other is joined, so the same command makes every replica. --sample adds a small schema and data to play with,
 /// --schema a schema of your own. Both can be pushed later as well.
 ///
-/// Examples:
-///   confold init ./data --sample
-///   confold init ./data --kafka broker-1:9092,broker-2:9092 --topic network --create-topic
-///   confold init ./data --kafka localhost:9092 --topic try --create-topic --replication 1 --dev-unsafe
+/// Example: confold init ./data --sample
+///
+/// Example: confold init ./data --kafka broker-1:9092,broker-2:9092 --topic network --create-topic
+///
+/// Example: confold init ./data --kafka localhost:9092 --topic try --create-topic --replication 1 --dev-unsafe
 #[derive(clap::Args, Debug)]
-#[command(verbatim_doc_comment)]
 pub struct Args {
     /// The folder; made where it does not exist
     folder: PathBuf,

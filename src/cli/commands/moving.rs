@@ -3,7 +3,7 @@
 use crate::{
     app::App,
     error::{Failure, short},
-    local::{CopyEnd, CopyOptions, Copied, KafkaOptions},
+    local::{Copied, CopyEnd, CopyOptions, KafkaOptions},
     output::count,
     topic::{ClientArgs, CreateArgs, TopicArgs},
 };
@@ -16,14 +16,15 @@ use std::path::PathBuf;
 /// copied, and the whole copy is read again at the end. Killed at any moment, it goes on with --resume.
 ///
 /// The copy begins a new incarnation. Without --move the source lives on, and the two differ from there. With --move the
-/// source is sealed first: it takes nothing more, and its data folder is pointed to the new log.
+/// source is sealed first: it takes nothing more, and its data folder is pointed to the new log. Where the store has rules,
+/// --as names somebody who may administer it.
 ///
-/// Examples:
-///   confold log copy ./data kafka://broker-1:9092/network --create-topic --move
-///   confold log copy kafka://broker-1:9092/network ./copy
-///   confold log copy ./data ./rescued --until 4181
+/// Example: confold log copy ./data kafka://broker-1:9092/network --create-topic --move
+///
+/// Example: confold log copy kafka://broker-1:9092/network ./copy
+///
+/// Example: confold log copy ./data ./rescued --until 4181
 #[derive(clap::Args, Clone, Debug)]
-#[command(verbatim_doc_comment)]
 pub struct CopyArgs {
     /// What to copy
     from: String,
@@ -46,7 +47,7 @@ pub struct CopyArgs {
     #[command(flatten)]
     client: ClientArgs,
     #[command(flatten)]
-    who: AsWhom,
+    who: AuthorArgs,
 }
 
 /// Give up a move: the store lives on where it is.
@@ -60,7 +61,7 @@ pub struct UnsealArgs {
     /// The data folder; no server may have it open
     folder: PathBuf,
     #[command(flatten)]
-    who: AsWhom,
+    who: AuthorArgs,
 }
 
 /// Bring an exported or copied log to life, in a new data folder.
@@ -68,11 +69,10 @@ pub struct UnsealArgs {
 /// Never by just starting a copied folder: two that go on under one name would disagree. The restored store has the same
 /// revisions, roots and tags and begins a new incarnation. With --kafka its log is a topic.
 ///
-/// Examples:
-///   confold restore backup ./data
-///   confold restore backup ./data --kafka broker-1:9092 --topic network --create-topic
+/// Example: confold restore backup ./data
+///
+/// Example: confold restore backup ./data --kafka broker-1:9092 --topic network --create-topic
 #[derive(clap::Args, Clone, Debug)]
-#[command(verbatim_doc_comment)]
 pub struct RestoreArgs {
     /// An exported log, or a copy of a data folder
     folder: PathBuf,
@@ -84,26 +84,24 @@ pub struct RestoreArgs {
     #[command(flatten)]
     topic: TopicArgs,
     #[command(flatten)]
-    who: AsWhom,
+    who: AuthorArgs,
 }
 
-/// Who seals and opens.
+/// Who seals and opens. Where the store has rules, --as names somebody who may administer it.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Who")]
-pub struct AsWhom {
-    /// Where the store has rules: the name of somebody who may administer it
-    #[arg(long = "as", value_name = "NAME")]
-    principal: Option<String>,
+pub struct AuthorArgs {
     /// Who does it, as history shows it [default: the user's name]
     #[arg(long, value_name = "NAME")]
     author: Option<String>,
 }
 
-impl AsWhom {
+impl AuthorArgs {
+    /// In their own words, and by whose right.
     fn names(&self, app: &App) -> (String, String) {
         let user = || app.variable("USER").or_else(|| app.variable("USERNAME"));
         let author = self.author.clone().or_else(user).unwrap_or_default();
-        (author, self.principal.clone().unwrap_or_default())
+        (author, app.acting_as().unwrap_or_default())
     }
 }
 
@@ -135,7 +133,8 @@ pub async fn copy(args: CopyArgs, app: &mut App) -> Result<(), Failure> {
                 survey.end - 1
             ),
         };
-        app.ui.note(&format!("kept: {kept}, positions 0 to {until} of {}", args.from));
+        app.ui
+            .note(&format!("kept: {kept}, positions 0 to {until} of {}", args.from));
         app.ui.note(&lost);
         if !args.yes {
             return Err(Failure::invalid("nothing was copied yet").hint("add --yes when this is what you want"));
@@ -150,7 +149,9 @@ pub async fn restore(args: RestoreArgs, app: &mut App) -> Result<(), Failure> {
     let (author, principal) = args.who.names(app);
     let data = folder.join(&args.data);
     let kafka = args.topic.options(&folder);
-    let to = kafka.clone().map_or_else(|| CopyEnd::Folder(data.clone()), CopyEnd::Topic);
+    let to = kafka
+        .clone()
+        .map_or_else(|| CopyEnd::Folder(data.clone()), CopyEnd::Topic);
     let options = CopyOptions {
         from: CopyEnd::Folder(folder.join(&args.folder)),
         to,
@@ -164,7 +165,12 @@ pub async fn restore(args: RestoreArgs, app: &mut App) -> Result<(), Failure> {
     let copied = run(app, options).await?;
     if let Some(kafka) = kafka {
         let join = Some(copied.log_id.clone());
-        let options = crate::local::InitOptions { data, kafka: Some(kafka), join, ..Default::default() };
+        let options = crate::local::InitOptions {
+            data,
+            kafka: Some(kafka),
+            join,
+            ..Default::default()
+        };
         app.context.local.init(options).await?;
     }
     let (from, to) = (args.folder.display().to_string(), args.data.display().to_string());
@@ -180,9 +186,13 @@ pub async fn unseal(args: UnsealArgs, app: &mut App) -> Result<(), Failure> {
     if app.ui.json {
         return app.ui.json_value(&serde_json::json!(opened));
     }
-    let text = format!("opened: incarnation {}, position {}", opened.incarnation, opened.position);
+    let text = format!(
+        "opened: incarnation {}, position {}",
+        opened.incarnation, opened.position
+    );
     app.ui.data(&text)?;
-    app.ui.note("a copy that was made meanwhile must not be brought to life any more");
+    app.ui
+        .note("a copy that was made meanwhile must not be brought to life any more");
     Ok(())
 }
 
@@ -212,10 +222,13 @@ fn print(app: &mut App, from: &str, to: &str, copied: &Copied, is_move: bool) ->
         count(copied.records, "record", "records"),
         short(&copied.digest)
     ))?;
-    app.ui
-        .data(&format!("opened: incarnation {}, position {}", copied.incarnation, copied.opened))?;
+    app.ui.data(&format!(
+        "opened: incarnation {}, position {}",
+        copied.incarnation, copied.opened
+    ))?;
     if let Some(kept) = &copied.kept {
-        app.ui.note(&format!("{from} stands on {to} now; its old log is kept in {kept}"));
+        app.ui
+            .note(&format!("{from} stands on {to} now; its old log is kept in {kept}"));
     } else if is_move {
         app.ui.note(&format!("{from} is sealed: it takes nothing more"));
     } else if !copied.sealed {

@@ -18,11 +18,10 @@ use std::{net::SocketAddr, path::PathBuf};
 /// What is not given here is taken from the environment (CONFOLD_LISTEN, CONFOLD_ADMIN, CONFOLD_ON_DISPUTE), then from
 /// [server] in the confold.toml of the folder that is served.
 ///
-/// Examples:
-///   confold serve ./data --listen 127.0.0.1:7411
-///   confold serve --stores /var/lib/confold --admin ops --tls-cert server.pem --tls-key server.key --require-token
+/// Example: confold serve ./data --listen 127.0.0.1:7411
+///
+/// Example: confold serve --stores /var/lib/confold --admin ops --tls-cert server.pem --tls-key server.key --require-token
 #[derive(clap::Args, Debug)]
-#[command(verbatim_doc_comment)]
 pub struct Args {
     /// Folders that `confold init` made; --data or CONFOLD_DATA where none is given
     folders: Vec<PathBuf>,
@@ -63,7 +62,12 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     }
     let named = app.variable("CONFOLD_ADMIN").unwrap_or_default();
     let admins = match args.admin.is_empty() {
-        true => named.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        true => named
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
         false => args.admin,
     };
     let options = ServeOptions {
@@ -99,7 +103,12 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
 }
 
 /// A variable that is set has to make sense.
-fn from_environment<T>(app: &App, name: &str, what: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Failure> {
+fn from_environment<T>(
+    app: &App,
+    name: &str,
+    what: &str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, Failure> {
     match app.variable(name) {
         None => Ok(None),
         Some(text) => match read(text.trim()) {

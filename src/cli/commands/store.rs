@@ -1,11 +1,5 @@
 use super::{retention::policy, status};
-use crate::{
-    app::App,
-    error::Failure,
-    local::Access,
-    parse,
-    topic::CreateArgs,
-};
+use crate::{app::App, error::Failure, local::Access, parse, topic::CreateArgs};
 use confold_wire::pb;
 use std::{path::PathBuf, time::Duration};
 
@@ -15,7 +9,7 @@ pub enum Command {
     Create(CreateStore),
     Open(Named),
     Close(Close),
-    List(status::StoresArgs),
+    List(List),
     Rebuild(Rebuild),
 }
 
@@ -74,6 +68,12 @@ pub struct Close {
     name: String,
 }
 
+/// List the stores of a server, open or not.
+///
+/// Example: confold store list
+#[derive(clap::Args, Debug)]
+pub struct List {}
+
 /// Set the database of a folder aside and fold the log anew at the next start.
 ///
 /// The way out after a replica was quarantined, or fenced because its log was cut or made anew: the log is taken as it is
@@ -105,7 +105,7 @@ pub async fn run(command: Command, app: &mut App) -> Result<(), Failure> {
             let row = connection.again(|| connection.api.close_store(request.clone())).await?;
             show(app, "closed", &row)
         }
-        Command::List(args) => status::stores(args, app).await,
+        Command::List(List {}) => status::stores(status::StoresArgs {}, app).await,
         Command::Rebuild(args) => rebuild(args, app).await,
     }
 }
@@ -166,7 +166,10 @@ async fn rebuild(args: Rebuild, app: &mut App) -> Result<(), Failure> {
     match (&rebuilt.aside, rebuilt.folded) {
         (None, _) => app.ui.data("nothing was folded yet: the next start folds the log")?,
         (Some(aside), folded) => {
-            let upto = folded.map_or_else(|| "it could not be read".to_owned(), |at| format!("folded up to position {at}"));
+            let upto = folded.map_or_else(
+                || "it could not be read".to_owned(),
+                |at| format!("folded up to position {at}"),
+            );
             app.ui.data(&format!("kept: {aside}, {upto}"))?;
             app.ui.data("the next start folds the log anew")?;
         }

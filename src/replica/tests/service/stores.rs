@@ -83,7 +83,7 @@ impl Keeper for InMemory {
         let closed = Standing {
             state: ReplicaState::Stopped,
             reason: String::new(),
-            by_operator: true,
+            by_operator: false,
         };
         self.0.shut(name, closed).unwrap().shutdown(SOON).await.unwrap();
         Ok(())
