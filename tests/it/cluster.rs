@@ -295,7 +295,8 @@ async fn three_replicas_lose_nothing_double_nothing_and_agree_whatever_fails() {
     );
     assert!(doubts.unknown > 0, "no end was ever unknown: the faults did nothing");
     assert!(marks > 0, "no mark was computed by several replicas");
-    assert!(slowest_rate >= 100.0, "{slowest_rate:.0} operations a second prove too little");
+    // How many a second is for the machine to say; this many together show something.
+    assert!(operations >= 300, "{operations} operations prove too little");
 }
 
 /// Compares all that the replicas say of the same position: state, and every revision of the history.
