@@ -4,6 +4,13 @@
 
 say() { printf '\n==> %s\n' "$*"; }
 
+# Judges of recorded histories are written in Go.
+need_go() {
+    command -v go >/dev/null 2>&1 && return 0
+    [ ! -x /usr/local/go/bin/go ] || { PATH="$PATH:/usr/local/go/bin" && export PATH && return 0; }
+    install_packages golang-go ca-certificates
+}
+
 need_packages() {
     missing=""
     command -v g++ >/dev/null 2>&1 || missing="$missing build-essential"
@@ -18,8 +25,12 @@ need_packages() {
     command -v pkg-config >/dev/null 2>&1 || missing="$missing pkg-config"
     [ -e /usr/include/openssl/ssl.h ] || missing="$missing libssl-dev"
     [ -e /usr/include/zlib.h ] || missing="$missing zlib1g-dev"
-    [ -z "$missing" ] && return 0
-    say "Installing packages:$missing"
+    [ -z "$missing" ] || install_packages $missing
+}
+
+install_packages() {
+    missing="$*"
+    say "Installing packages: $missing"
     as_root=""
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null 2>&1 || { echo "Run this as root or install sudo: packages are missing:$missing" >&2; exit 1; }

@@ -511,7 +511,7 @@ fn overlap(log: &dyn Log, position: Position) -> Result<Option<Hash>, LogError> 
     if position >= log.range().end {
         return Ok(None);
     }
-    let records = log.reader(position)?.read(1, 1, std::time::Duration::ZERO)?;
+    let records = log.reader(position)?.read(1, 1, std::time::Duration::from_secs(5))?;
     Ok(records.first().map(|record| record.digest))
 }
 

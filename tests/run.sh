@@ -4,6 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 . compose/prepare.sh
 compose/kafka.sh fetch
+need_go
 
 say "1/6 The pure model, debug build: seconds, no C"
 cargo test --locked -q -p confold-model

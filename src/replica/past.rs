@@ -388,7 +388,8 @@ impl Core {
             return Ok(None);
         }
         let mut reader = self.reader(position)?;
-        Ok(reader.read(1, 1, Duration::ZERO)?.into_iter().next())
+        // It is there, but may have to come from a broker.
+        Ok(reader.read(1, 1, Duration::from_secs(5))?.into_iter().next())
     }
 }
 

@@ -158,7 +158,9 @@ func main() {
 	}
 	worst := 0
 	for _, path := range os.Args[1:] {
-		worst = max(worst, judge(path))
+		if found := judge(path); found > worst {
+			worst = found
+		}
 	}
 	os.Exit(worst)
 }

@@ -89,7 +89,7 @@ pub async fn strike(world: &Arc<World>, fault: Fault, longest: Duration, random:
         Fault::LeaderMoved => on(world, World::move_leader).await,
     }
     // What was acknowledged on the brokers before may still be on its way to its client.
-    pass_time(Duration::from_millis(300)).await;
+    pass_time(Duration::from_millis(500)).await;
     let acknowledged = world.acknowledged.load(Relaxed);
     pass_time(lasts).await;
 
@@ -114,6 +114,7 @@ pub async fn strike(world: &Arc<World>, fault: Fault, longest: Duration, random:
         );
     }
 
+    let mut gone = Instant::now();
     match fault {
         Fault::ReplicaKilled => on(world, move |world| world.replicas[replica].restart()).await,
         Fault::ReplicaPaused => world.replicas[replica].resume(),
@@ -122,7 +123,10 @@ pub async fn strike(world: &Arc<World>, fault: Fault, longest: Duration, random:
         Fault::BrokerPaused => on(world, move |world| world.cluster.resume(broker)).await,
         Fault::LeaderMoved => {}
     }
-    let gone = Instant::now();
+    // A broker is there when it serves.
+    if matches!(fault, Fault::BrokerKilled | Fault::BrokerStopped) {
+        gone = Instant::now();
+    }
     let everybody = (0..world.replicas.len()).map(|replica| tokio::spawn(recovered(world.clone(), replica, gone)));
     let mut slowest = Duration::ZERO;
     for one in everybody.collect::<Vec<_>>() {

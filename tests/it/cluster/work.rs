@@ -263,20 +263,17 @@ async fn operate(
     }
 }
 
-/// Operates on the registers of a round for a time.
-pub async fn use_registers(
-    world: Arc<World>,
-    number: usize,
-    seed: u64,
-    keys: Vec<String>,
-    until: u64,
-) -> (Vec<Entry>, Doubts) {
-    let mut client = Client::new(world, seed);
+/// Operates on the registers of a round until it is over.
+pub async fn use_registers(world: Arc<World>, number: usize, seed: u64, keys: Vec<String>) -> (Vec<Entry>, Doubts) {
+    let mut client = Client::new(world.clone(), seed);
     let (mut entries, mut known) = (Vec::new(), BTreeMap::new());
-    while now() < until {
+    while !world.round_over.load(Relaxed) {
         let key = &keys[client.random.random_range(0..keys.len())];
         match operate(&mut client, number, key, &mut known).await {
-            Some(entry) => entries.push(entry),
+            Some(entry) => {
+                entries.push(entry);
+                world.operations.fetch_add(1, Relaxed);
+            }
             None => pass_time(Duration::from_millis(5)).await,
         }
     }
