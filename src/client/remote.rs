@@ -195,6 +195,15 @@ fn explain(address: &str, failed: Status) -> Status {
         cause = error.source();
     }
     if !connecting {
+        // A server that does not take our certificate says so when the connection stands already, and the call may see
+        // only its end. What became of the call is not known, so the code stays what it is.
+        if address.starts_with("https://") && secure::was_cut(&failed) {
+            let text = format!(
+                "{address} closed the connection before it answered: if it asks clients for a certificate, show one that it \
+                 takes with --cert and --key"
+            );
+            return Status::new(failed.code(), text);
+        }
         return failed;
     }
     status::status(&pb::ErrorDetail {

@@ -13,7 +13,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
 };
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use tonic::{
+    Status,
+    transport::{Certificate, ClientTlsConfig, Identity},
+};
 
 /// What TLS needs to know, for addresses with `https://`. The default trusts whom the system trusts and shows no
 /// certificate. The server's name is always checked against its certificate.
@@ -161,6 +164,28 @@ pub(crate) fn explain(address: &str, failed: &(dyn std::error::Error + 'static))
         };
     }
     None
+}
+
+/// Whether a call ended because its connection did.
+pub(crate) fn was_cut(failed: &Status) -> bool {
+    let mut cause = std::error::Error::source(failed);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if [
+            "connection closed",
+            "broken pipe",
+            "connection reset",
+            "unexpected eof",
+            "close_notify",
+        ]
+        .iter()
+        .any(|end| text.to_ascii_lowercase().contains(end))
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// A name in a certificate, out of a text like `DnsName("db.example")`.

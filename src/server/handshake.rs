@@ -2,10 +2,11 @@
 
 use crate::tls::{self, Certificates};
 use rustls::Error as Tls;
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -104,12 +105,15 @@ async fn hang_up(stream: &mut TcpStream) -> io::Result<()> {
 
 /// Answers in the client's own language that this port speaks TLS.
 async fn tell_plaintext(stream: &mut TcpStream) -> io::Result<()> {
-    const PREFACE: &[u8] = b"PRI * HTTP/2";
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const SAID: &str = "this port speaks TLS: use https://";
+    const PATIENCE: Duration = Duration::from_secs(1);
 
     let mut begun = [0; PREFACE.len()];
     let seen = stream.peek(&mut begun).await?;
     let answer = if begun[..seen] == PREFACE[..seen] {
+        // A client that has asked something is told what became of that; one that has not yet, hears only of an end.
+        let _ = timeout(PATIENCE, until_asked(stream, PREFACE.len())).await;
         // Empty settings, then GOAWAY with INADEQUATE_SECURITY and the text.
         let length = u8::try_from(8 + SAID.len()).unwrap_or(u8::MAX);
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -122,4 +126,20 @@ async fn tell_plaintext(stream: &mut TcpStream) -> io::Result<()> {
     };
     stream.write_all(&answer).await?;
     hang_up(stream).await
+}
+
+/// Reads frames of HTTP/2 behind the preface, up to the first that asks something.
+async fn until_asked(stream: &mut TcpStream, preface: usize) -> io::Result<()> {
+    const HEADERS: u8 = 1;
+    let mut sink = tokio::io::sink();
+    tokio::io::copy(&mut (&mut *stream).take(preface as u64), &mut sink).await?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let length = u64::from(u32::from_be_bytes([0, head[0], head[1], head[2]]));
+        tokio::io::copy(&mut (&mut *stream).take(length), &mut sink).await?;
+        if head[3] == HEADERS {
+            return Ok(());
+        }
+    }
 }

@@ -2,7 +2,9 @@
 
 mod crash;
 mod guide;
+mod secure;
 mod server;
+mod snapshot;
 mod support;
 mod tidy;
 mod voltha;

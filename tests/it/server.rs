@@ -15,8 +15,14 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// Starts on a free port and waits until it says where.
     pub fn start(data: &Path) -> ServerProcess {
+        ServerProcess::start_with(data, &[])
+    }
+
+    /// With more options.
+    pub fn start_with(data: &Path, options: &[&str]) -> ServerProcess {
         let mut child = Command::new(CONFOLD)
             .args(["serve", data.to_str().unwrap(), "--listen", "127.0.0.1:0"])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -28,7 +34,7 @@ impl ServerProcess {
             let Some(Ok(line)) = lines.next() else {
                 panic!("the server ended before it served: {said:?}, {:?}", child.wait());
             };
-            if let Some((_, address)) = line.split_once("on http://") {
+            if let Some((_, address)) = line.strip_prefix("serving ").and_then(|line| line.split_once("://")) {
                 let address = address.trim().to_owned();
                 // Whatever it says later must not fill the pipe.
                 std::thread::spawn(move || lines.for_each(drop));

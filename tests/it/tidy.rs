@@ -125,6 +125,16 @@ fn unsafe_code_is_forbidden_but_for_one_module() {
     }
 }
 
+// Reliability Q2: where two are built in, nobody says which one a default means.
+#[test]
+fn one_provider_of_cryptography_is_built_in() {
+    let lock = std::fs::read_to_string(repository().join("Cargo.lock")).unwrap();
+    assert!(lock.contains("name = \"ring\""));
+    for other in ["aws-lc-rs", "aws-lc-sys", "native-tls", "boring"] {
+        assert!(!lock.contains(&format!("name = \"{other}\"")), "{other} is a second one");
+    }
+}
+
 #[test]
 fn the_project_names_no_machine() {
     for (path, text) in files(&[".rs", ".md", ".proto", ".sh", ".toml", ".yaml"]) {

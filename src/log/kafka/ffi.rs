@@ -28,10 +28,12 @@ pub struct TopicFacts {
     pub partitions: usize,
 }
 
-/// Asks the brokers; `None`: there is no such topic.
+/// Asks one broker; `None`: it knows no such topic. Brokers learn of changes one after the other: whoever has to know what stood
+/// behind a record asks the broker that gave it.
 pub fn describe_topic<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
+    broker: i32,
     wait: Duration,
 ) -> Result<Option<TopicFacts>, String> {
     let name = CString::new(topic).map_err(|_| "a topic's name holds no zero byte".to_owned())?;
@@ -46,6 +48,7 @@ pub fn describe_topic<C: ClientContext>(
         );
         let mut why = [0 as c_char; 256];
         c::rd_kafka_AdminOptions_set_request_timeout(options.0, millis(wait), why.as_mut_ptr(), why.len());
+        c::rd_kafka_AdminOptions_set_broker(options.0, broker, why.as_mut_ptr(), why.len());
         let mut names = [name.as_ptr()];
         let topics = Owned::new(
             c::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), 1),
@@ -85,6 +88,23 @@ pub fn describe_topic<C: ClientContext>(
         c::rd_kafka_TopicDescription_partitions(described, &mut partitions);
         Ok(Some(TopicFacts { id, partitions }))
     }
+}
+
+/// The broker that leads partition 0, or any where it has no leader; `None`: there is no such topic.
+pub fn leader_of<C: ClientContext>(client: &Client<C>, topic: &str, wait: Duration) -> Result<Option<i32>, String> {
+    let metadata = client
+        .fetch_metadata(Some(topic), wait)
+        .map_err(|error| error.to_string())?;
+    let found = metadata.topics().first().ok_or("the answer names no topic")?;
+    match found.error().map(RDKafkaErrorCode::from) {
+        None => {}
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
+        Some(error) => return Err(error.to_string()),
+    }
+    let leader = found.partitions().first().map(|partition| partition.leader());
+    let any = || metadata.brokers().first().map(|broker| broker.id());
+    let broker = leader.filter(|leader| *leader >= 0).or_else(any);
+    broker.map(Some).ok_or("no broker is there".to_owned())
 }
 
 /// What a client's threads have seen go by. Counted before the library acts on it.
@@ -319,6 +339,11 @@ impl<'a> Message<'a> {
 
     pub fn offset(self) -> i64 {
         unsafe { (*self.ptr).offset }
+    }
+
+    /// Who gave it.
+    pub fn broker(self) -> i32 {
+        unsafe { c::rd_kafka_message_broker_id(self.ptr) }
     }
 
     /// `None` where the broker did not say.

@@ -43,7 +43,7 @@ use parking_lot::Mutex;
 pub use admin::{Admin, TopicError};
 use anchors::Anchors;
 pub use copy::KafkaCopy;
-use ffi::{Consumer, describe_topic};
+use ffi::Consumer;
 pub use preflight::{Finding, Preflight, Severity, Wanted};
 use producer::{Context, Events, Producer};
 use reader::KafkaReader;
@@ -67,6 +67,8 @@ pub struct Options {
     pub message_timeout: Duration,
     /// A consumer that gives nothing for so long while the log holds more is made anew.
     pub stall: Duration,
+    /// Id, partitions and settings of the topic are looked at so often.
+    pub look_every: Duration,
     /// How long opening may wait for the brokers.
     pub open_wait: Duration,
     /// A file for hints across restarts; losing it loses nothing else.
@@ -86,6 +88,7 @@ impl Options {
             queue_bytes: 64 << 20,
             message_timeout: Duration::from_secs(30),
             stall: Duration::from_secs(5),
+            look_every: Duration::from_secs(60),
             open_wait: Duration::from_secs(10),
             notes: None,
             dev_unsafe: false,
@@ -169,6 +172,11 @@ impl KafkaLog {
     /// Where the log begins, when it was copied into this topic.
     pub fn origin(&self) -> Option<Origin> {
         self.shared.frame.origin
+    }
+
+    /// What is wrong with the topic's settings, as it was found last while the log was open.
+    pub fn problems(&self) -> Vec<Finding> {
+        self.shared.problems.lock().clone()
     }
 
     pub fn counts(&self) -> Counts {
@@ -338,7 +346,7 @@ impl Connected {
         })?;
         let facts = until(deadline, || {
             producer
-                .with_client(|client| describe_topic(client, &options.topic, ASK))
+                .with_client(|client| shared::ask_topic(client, &options.topic))
                 .map_err(unreachable)
         })?;
         let Some(facts) = facts else {

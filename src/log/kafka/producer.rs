@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use confold_log::LogError;
-use confold_model::event::Event;
 use confold_model::ids::Hash;
+use confold_model::proto::Fields;
 use parking_lot::Mutex;
 use rdkafka::client::Client;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
@@ -147,7 +147,7 @@ impl Producer {
         let key = key_of(record);
         let mut message = BaseRecord::to(&self.topic)
             .partition(0)
-            .key(&key[..])
+            .key(&key.bytes[..key.len])
             .payload(&record[..]);
         if let Some(time) = time {
             message = message.headers(OwnedHeaders::new_with_capacity(1).insert(Header {
@@ -199,12 +199,78 @@ fn make(config: &ClientConfig, events: &Arc<Events>) -> Result<Arc<BaseProducer<
 pub const TIME_HEADER: &str = "confold-time";
 
 /// Unique, so that compaction switched on by mistake removes nothing: the event id, and the record's hash where it has none.
-fn key_of(record: &[u8]) -> Vec<u8> {
-    match Event::decode(record) {
-        Ok(Event {
-            intention: Some((id, _)),
-            ..
-        }) => [&id.seen.0.to_be_bytes()[..], &id.nonce].concat(),
-        _ => Hash::of(record).0.to_vec(),
+fn key_of(record: &[u8]) -> Key {
+    let mut key = Key {
+        bytes: [0; 32],
+        len: 32,
+    };
+    match id_of(record) {
+        Some((seen, nonce)) => {
+            key.bytes[..8].copy_from_slice(&seen.to_be_bytes());
+            key.bytes[8..24].copy_from_slice(&nonce);
+            key.len = 24;
+        }
+        None => key.bytes = Hash::of(record).0,
+    }
+    key
+}
+
+struct Key {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+/// The event id, by a look at the envelope's first fields. Whether all of it is an event is for the fold to say.
+fn id_of(record: &[u8]) -> Option<(u64, [u8; 16])> {
+    let id = Fields::new(record).find_map(|field| match field {
+        Ok((number, _)) if number < EVENT_ID => None,
+        Ok((EVENT_ID, value)) => Some(value.bytes().ok()),
+        _ => Some(None),
+    })??;
+    let (mut seen, mut nonce) = (0, None);
+    for field in Fields::new(id) {
+        match field.ok()? {
+            (1, value) => seen = value.uint().ok()?,
+            (2, value) => nonce = Some(value.array("nonce").ok()?),
+            _ => return None,
+        }
+    }
+    Some((seen, nonce?))
+}
+
+/// Number of the field in confold.v1.Event.
+const EVENT_ID: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use confold_model::event::{Body, Event, FORMAT};
+    use confold_model::ids::{EventId, Position};
+
+    #[test]
+    fn the_key_is_the_event_id_or_the_hash_of_what_has_none() {
+        let mut event = Event {
+            format: FORMAT,
+            incarnation: Default::default(),
+            intention: Some((
+                EventId {
+                    seen: Position(258),
+                    nonce: [7; 16],
+                },
+                Hash::ZERO,
+            )),
+            author: "a".into(),
+            principal: "".into(),
+            client_time_ms: 0,
+            reason: "".into(),
+            body: Body::Fence,
+        };
+        let key = key_of(&event.encode());
+        assert_eq!(key.bytes[..key.len], [&[0, 0, 0, 0, 0, 0, 1, 2], &[7; 16][..]].concat());
+        event.intention = None;
+        for record in [&event.encode()[..], b"", b"CONFOLDO", &[0xff; 40], &[0x1a, 0x02, 0x08]] {
+            let key = key_of(record);
+            assert_eq!(key.bytes[..key.len], Hash::of(record).0);
+        }
     }
 }

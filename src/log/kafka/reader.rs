@@ -40,6 +40,8 @@ pub struct KafkaReader {
     next: Position,
     track: Track,
     line: Option<Line>,
+    /// The consumer stopped, or has to begin again one record earlier.
+    anew: bool,
     /// When the last record or the end of the partition was seen, or reading was begun.
     heard: Instant,
 }
@@ -56,6 +58,8 @@ struct Track {
     compared: Option<Position>,
     /// Records from `next` on.
     ready: VecDeque<Record>,
+    /// Who gave the last of them.
+    broker: i32,
     /// The partition's end was reached, and no record was seen since.
     at_end: bool,
 }
@@ -87,9 +91,11 @@ impl KafkaReader {
                 epoch: None,
                 compared: None,
                 ready: VecDeque::new(),
+                broker: -1,
                 at_end: false,
             },
             line: None,
+            anew: false,
             heard: Instant::now(),
         })
     }
@@ -114,6 +120,11 @@ impl KafkaReader {
 
     /// Takes what came. `false`: nothing did.
     fn fill(&mut self, wait: Duration) -> Result<bool, LogError> {
+        if std::mem::take(&mut self.anew)
+            && let Some(line) = self.line.take()
+        {
+            self.shared.keep(line);
+        }
         let mut line = match self.line.take() {
             Some(line) => line,
             None => self.begin()?,
@@ -128,11 +139,13 @@ impl KafkaReader {
         } else {
             line.consumer.serve();
         }
+        // What came before is handed out first, and judged by the consumer that gave it.
+        self.line = Some(line);
+        self.anew = !matches!(taken, Ok(Then::GoOn));
         match taken {
-            Ok(Then::GoOn) => self.line = Some(line),
-            Ok(Then::Again) => self.shared.keep(line),
-            // Where reading stopped with an error the consumer has stopped as well: the next call begins anew.
-            Err(error) => return Err(error),
+            Err(error) if self.track.ready.is_empty() => return Err(error),
+            // It is met again.
+            _ => {}
         }
         if !came && self.is_stalled() {
             // Consumers have been seen to stall in silence.
@@ -154,11 +167,11 @@ impl KafkaReader {
         behind && self.heard.elapsed() >= self.shared.options.stall && self.shared.unreachable().is_none()
     }
 
-    /// Whether what is ready is of the topic that was opened: where the client may have learned of another one, the brokers
-    /// are asked, after the records came.
+    /// Whether what is ready is of the topic that was opened: where the client may have learned of another one, the broker that
+    /// gave it is asked, after it came. A broker that cannot be asked has its records read again, from whoever leads by then.
     fn verify(&mut self) -> Result<(), LogError> {
         let Some(line) = &mut self.line else {
-            return self.shared.verify_topic();
+            return self.read_again();
         };
         if line.consumer.fetched_by_name() && !self.shared.options.dev_unsafe {
             return Err(self.shared.fence(format!(
@@ -168,10 +181,25 @@ impl KafkaReader {
             )));
         }
         let seen = line.consumer.metadata_seen();
-        if seen != line.verified {
-            self.shared.verify_topic()?;
-            line.verified = seen;
+        if seen == line.verified {
+            return Ok(());
         }
+        match self.shared.verify_topic(Some(self.track.broker)) {
+            Ok(()) => {
+                line.verified = seen;
+                Ok(())
+            }
+            Err(error @ LogError::Unreachable { .. }) => {
+                self.read_again()?;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Forgets what was read and not handed out.
+    fn read_again(&mut self) -> Result<(), LogError> {
+        *self = KafkaReader::new(self.shared.clone(), self.next)?;
         Ok(())
     }
 
@@ -188,6 +216,8 @@ impl Reader for KafkaReader {
             self.shared.check()?;
             if !self.track.ready.is_empty() {
                 self.verify()?;
+            }
+            if !self.track.ready.is_empty() {
                 let records = self.track.hand_out(max_records, max_bytes);
                 self.next = records.last().map_or(self.next, |last| last.position.next());
                 return Ok(records);
@@ -237,6 +267,7 @@ impl Track {
         for message in messages.iter() {
             match self.take_one(shared, message, &mut buffer) {
                 Ok(Taken::Record(record)) => {
+                    self.broker = message.broker();
                     tips.push(self.tip);
                     if record.position >= from {
                         came.push(record);
@@ -289,8 +320,8 @@ impl Track {
                 let again = behind.record(self.time(shared, message)?, Bytes::copy_from_slice(message.payload()));
                 if again.digest != self.tip.digest {
                     return Err(shared.fence(format!(
-                        "position {} had log digest {} when it was read before, and has {} now: the topic has lost its end, and \
-                         other records took that place",
+                        "position {} had log digest {} when it was read before, and has {} now: the topic has lost its \
+                         end, and other records took that place (docs/errors/fenced/truncated.md)",
                         again.position, self.tip.digest, again.digest
                     )));
                 }
@@ -325,12 +356,13 @@ impl Track {
 
     /// Offsets from `due` up to `next` hold no record.
     fn gap(&self, shared: &Shared, due: i64, next: i64) -> LogError {
+        let position = self.tip.position;
         shared.fence(format!(
-            "offset {due} of {} holds no record, and {next} follows: position {position} was removed (compaction or deletion), or \
-             taken by what is no record (the mark that a transaction leaves). What stands before it is sound: `confold log copy` \
-             with `--until {position}` makes a log of it",
+            "the log has a gap: offset {due} of {} holds no record, and {next} follows: position {position} was removed (compaction \
+             or deletion), or taken by what is no record (the mark that a transaction leaves). `confold log copy` with `--until {}` \
+             keeps everything before the gap in a new log and loses what stands behind it (docs/errors/fenced/gapped.md)",
             shared.name(),
-            position = self.tip.position
+            position.0.saturating_sub(1)
         ))
     }
 
@@ -403,7 +435,7 @@ impl Track {
             // Out of range, or the leader does not have the last record under its epoch: the library gives one code for both.
             Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation => self.out_of_range(shared, why),
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
-                shared.verify_topic()?;
+                shared.verify_topic(None)?;
                 unreachable(format!("{} cannot be read: {why}", shared.name()))
             }
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
@@ -422,7 +454,7 @@ impl Track {
 
     fn out_of_range(&mut self, shared: &Shared, why: &str) -> Result<Taken, LogError> {
         let at = self.tip.position;
-        shared.verify_topic()?;
+        shared.verify_topic(None)?;
         let (start, end) = shared.ask_range()?;
         let due = shared.frame.offset(at);
         if due < start {
@@ -431,7 +463,8 @@ impl Track {
         }
         if due > end {
             return Err(shared.fence(format!(
-                "{} ends at position {} now, and was read up to {at} before (log digest {} before it): it has lost its end",
+                "{} ends at position {} now, and was read up to {at} before (log digest {} before it): it has lost its end \
+                 (docs/errors/fenced/truncated.md)",
                 shared.name(),
                 shared.frame.position(end),
                 self.tip.digest

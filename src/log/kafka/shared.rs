@@ -8,9 +8,11 @@ use confold_log::origin::Origin;
 use confold_log::{LogError, Range};
 use confold_model::ids::Position;
 use parking_lot::{Condvar, Mutex};
+use rdkafka::client::Client;
 
 use crate::anchors::Anchors;
-use crate::ffi::{Consumer, describe_topic};
+use crate::ffi::{Consumer, TopicFacts, describe_topic, leader_of};
+use crate::preflight::Finding;
 use crate::producer::{Context, Events, Producer};
 use crate::{Options, hex_id};
 
@@ -85,6 +87,7 @@ pub struct Shared {
     reader_seen: AtomicU64,
     pub stopping: AtomicBool,
     pub tally: Tally,
+    pub problems: Mutex<Vec<Finding>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -151,6 +154,7 @@ impl Shared {
             reader_seen: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             tally: Tally::default(),
+            problems: Mutex::default(),
         }
     }
 
@@ -202,7 +206,8 @@ impl Shared {
             *shorter_since = None;
         } else if shorter_since.get_or_insert_with(Instant::now).elapsed() >= SHORTER {
             self.fence(format!(
-                "{} ends at position {} now, and reached up to {} before: it has lost its end",
+                "{} ends at position {} now, and reached up to {} before: it has lost its end \
+                 (docs/errors/fenced/truncated.md)",
                 self.name(),
                 self.frame.position(end),
                 self.frame.position(self.end_offset())
@@ -317,10 +322,14 @@ impl Shared {
 
     // --- whether it is still the same topic ---
 
-    /// Asks the brokers which topic has this name now. Another one fences the log.
-    pub fn verify_topic(&self) -> Result<(), LogError> {
+    /// Asks which topic has this name now: the broker that gave what is to be verified, else the leader. Another topic
+    /// fences the log.
+    pub fn verify_topic(&self, broker: Option<i32>) -> Result<(), LogError> {
         let topic = &self.options.topic;
-        let facts = self.producer.with_client(|client| describe_topic(client, topic, ASK));
+        let facts = self.producer.with_client(|client| match broker {
+            Some(broker) => describe_topic(client, topic, broker, ASK),
+            None => ask_topic(client, topic),
+        });
         let facts = facts.map_err(|why| LogError::Unreachable {
             what: format!("{}: which topic this is cannot be asked: {why}", self.name()),
         })?;
@@ -330,7 +339,8 @@ impl Shared {
                 what: format!("the brokers know no topic {topic} any more"),
             }),
             Some(facts) if facts.id != self.topic_id => Err(self.fence(format!(
-                "the topic {topic} was deleted and made anew: it had id {}, it has {}",
+                "the topic {topic} was deleted and made anew: it had id {}, it has {} \
+                 (docs/errors/fenced/recreated.md)",
                 hex_id(self.topic_id),
                 hex_id(facts.id)
             ))),
@@ -381,6 +391,14 @@ impl Shared {
         self.saw_end(range.1);
         self.end_was_asked();
         Ok(range)
+    }
+}
+
+/// Asks the leader.
+pub fn ask_topic(client: &Client<Context>, topic: &str) -> Result<Option<TopicFacts>, String> {
+    match leader_of(client, topic, ASK)? {
+        Some(broker) => describe_topic(client, topic, broker, ASK),
+        None => Ok(None),
     }
 }
 

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
+use crate::admin::Admin;
 use crate::notes;
-use crate::shared::Shared;
+use crate::preflight::{Finding, Wanted};
+use crate::shared::{ASK, Shared};
 
 /// The watch looks up so often, and whenever it is asked to.
 const TICK: Duration = Duration::from_millis(100);
@@ -15,8 +17,6 @@ const PROBE: Duration = Duration::from_secs(2);
 const PROBE_AWAY: Duration = Duration::from_millis(250);
 /// How long the brokers may be silent before the log counts as unreachable.
 const PROBE_WAIT: Duration = Duration::from_secs(2);
-/// The topic itself is looked at so often.
-const LOOK: Duration = Duration::from_secs(60);
 const NOTE: Duration = Duration::from_secs(10);
 const SKEW_ALARM_MS: i64 = 60_000;
 
@@ -25,6 +25,7 @@ pub fn run(shared: &Arc<Shared>) {
     let (mut looked, mut noted) = (Instant::now(), Instant::now());
     let mut away = false;
     let mut shorter_since = None;
+    let mut admin = None;
     while !shared.stopping.load(SeqCst) {
         let asked = {
             let mut watch = shared.watch.lock();
@@ -48,8 +49,9 @@ pub fn run(shared: &Arc<Shared>) {
                 looked = Instant::now();
             }
         }
-        if !away && looked.elapsed() >= LOOK {
+        if !away && looked.elapsed() >= shared.options.look_every {
             look(shared);
+            judge(shared, &mut admin);
             alarm_skew(shared);
             looked = Instant::now();
         }
@@ -82,9 +84,34 @@ fn probe(shared: &Shared, away: bool, shorter_since: &mut Option<Instant>) -> bo
 
 /// Another topic fences the log; brokers that cannot say are asked again.
 fn look(shared: &Shared) {
-    match shared.verify_topic() {
+    match shared.verify_topic(None) {
         Ok(()) => shared.set_reachable(Ok(())),
         Err(error) => shared.set_reachable(Err(error.to_string())),
+    }
+}
+
+/// Settings that somebody changed for the worse while the log is open are an alarm: stopping would help nobody.
+fn judge(shared: &Shared, admin: &mut Option<Admin>) {
+    let options = &shared.options;
+    let wanted = Wanted {
+        max_event_bytes: options.record_bytes,
+        dev_unsafe: options.dev_unsafe,
+    };
+    let asked = match admin.take() {
+        Some(admin) => Ok(admin),
+        None => Admin::new(&options.settings, ASK),
+    };
+    let found = asked.and_then(|asked| admin.insert(asked).preflight(&options.topic, wanted));
+    match found {
+        Ok(found) => {
+            let new: Vec<Finding> = found.problems().into_iter().cloned().collect();
+            let mut known = shared.problems.lock();
+            for problem in new.iter().filter(|problem| !known.contains(problem)) {
+                tracing::error!(log = shared.name(), "{problem}");
+            }
+            *known = new;
+        }
+        Err(error) => tracing::warn!(log = shared.name(), %error, "the topic's settings cannot be looked at"),
     }
 }
 

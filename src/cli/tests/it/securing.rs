@@ -52,33 +52,45 @@ fn a_token_comes_from_a_file_or_the_environment() {
 fn a_token_that_others_can_read_or_that_is_none_is_refused() {
     let mut world = World::new();
     secret(&world, "token", "two words");
-    world.check("status --token-file token", expect![[r#"
+    world.check(
+        "status --token-file token",
+        expect![[r#"
         ! Error: FOLDER/token holds no token: it must be one word of printable ASCII
         ! Hint: show a token: --token-file FILE, or CONFOLD_TOKEN
         exit 2
-    "#]]);
-    world.check("status --token-file nothing", expect![[r#"
+    "#]],
+    );
+    world.check(
+        "status --token-file nothing",
+        expect![[r#"
         ! Error: cannot read FOLDER/nothing: No such file or directory (os error 2)
         ! Hint: see docs/security.md for the files that TLS needs
         exit 2
-    "#]]);
+    "#]],
+    );
     world.file("open", "a-token");
     let open = world.folder.path().join("open");
     fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
-    world.check("status --token-file open", expect![[r#"
+    world.check(
+        "status --token-file open",
+        expect![[r#"
         ! Error: others than its owner may read or write FOLDER/open (mode 0644): chmod 600 FOLDER/open
         ! Hint: see docs/security.md for the files that TLS needs
         exit 2
-    "#]]);
+    "#]],
+    );
     world
         .environment
         .insert("CONFOLD_TOKEN".to_owned(), "two words".to_owned());
     let output = world.run("status");
     assert!(!output.contains("two words"), "{output}");
-    world.check("status", expect![[r#"
+    world.check(
+        "status",
+        expect![[r#"
         ! Error: CONFOLD_TOKEN holds no token: it must be one word of printable ASCII
         exit 2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -117,20 +129,29 @@ fn certificates_come_from_files_and_belong_to_https() {
         "#]],
     );
     world.environment.clear();
-    world.check("status --server https://db:7411 --cert me.pem", expect![[r#"
+    world.check(
+        "status --server https://db:7411 --cert me.pem",
+        expect![[r#"
         ! Error: a certificate is given and no key: add --key FILE
         exit 2
-    "#]]);
-    world.check("status --server https://db:7411 --key me.key", expect![[r#"
+    "#]],
+    );
+    world.check(
+        "status --server https://db:7411 --key me.key",
+        expect![[r#"
         ! Error: a key is given and no certificate: add --cert FILE
         exit 2
-    "#]]);
+    "#]],
+    );
     world.file("empty.pem", "nothing");
-    world.check("status --server https://db:7411 --ca empty.pem", expect![[r#"
+    world.check(
+        "status --server https://db:7411 --ca empty.pem",
+        expect![[r#"
         ! Error: FOLDER/empty.pem holds no certificate in PEM form
         ! Hint: see docs/security.md for the files that TLS needs
         exit 2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@ use crate::{
     messages::{Vlan, vlan},
     store::Mini,
 };
-use confold_client::{Client, Connection, Error, Options, Pipeline, Remote, Retries};
+use confold_client::{BearerToken, Client, Connection, Error, Options, Pipeline, Remote, Retries, Tls};
 use confold_model::code::Code;
 use confold_wire::{
     api::Api,
@@ -231,7 +231,16 @@ async fn an_answer_that_is_too_big_is_refused() {
 
 #[tokio::test]
 async fn what_is_no_address_is_refused_at_once() {
-    for address in ["", "127.0.0.1", "ftp://127.0.0.1:1", "a b:7", "host:99999", "http://", "https://", "https://db"] {
+    for address in [
+        "",
+        "127.0.0.1",
+        "ftp://127.0.0.1:1",
+        "a b:7",
+        "host:99999",
+        "http://",
+        "https://",
+        "https://db",
+    ] {
         let error = Remote::connect(address)
             .err()
             .unwrap_or_else(|| panic!("{address} is none"));
@@ -241,4 +250,47 @@ async fn what_is_no_address_is_refused_at_once() {
     for address in ["127.0.0.1:7411", "localhost:1", "[::1]:7411", "http://127.0.0.1:7411"] {
         assert!(Remote::connect(address).is_ok(), "{address}");
     }
+}
+
+#[tokio::test]
+async fn a_token_is_not_sent_to_another_machine_in_plain_text() {
+    let with_token = |insecure| Options {
+        token: BearerToken::new("s3cr3t"),
+        insecure,
+        ..Options::default()
+    };
+    for address in [
+        "db.example:7411",
+        "http://192.0.2.1:7411",
+        "[2001:db8::1]:7411",
+        "localhost.example:7411",
+    ] {
+        let error = Remote::with_options(address, &with_token(false)).err().unwrap();
+        assert_eq!(error.code(), Some(Code::Unauthenticated), "{address}");
+        assert!(!error.to_string().contains("s3cr3t"));
+        assert!(Remote::with_options(address, &with_token(true)).is_ok(), "{address}");
+    }
+    for address in [
+        "127.0.0.1:7411",
+        "localhost:7411",
+        "net.localhost:7411",
+        "http://[::1]:7411",
+    ] {
+        assert!(Remote::with_options(address, &with_token(false)).is_ok(), "{address}");
+    }
+}
+
+#[tokio::test]
+async fn certificates_without_https_are_a_mistake() {
+    let options = Options {
+        tls: Tls {
+            ca: Some(Vec::new()),
+            identity: None,
+        },
+        ..Options::default()
+    };
+    let error = Remote::with_options("db.example:7411", &options).err().unwrap();
+    assert!(error.to_string().contains("no TLS without https://"), "{error}");
+    let error = Remote::with_options("https://db.example:7411", &options).err().unwrap();
+    assert!(error.to_string().contains("holds no certificate"), "{error}");
 }

@@ -1,5 +1,6 @@
 //! TLS on real sockets: what is spoken, who is let in, and certificates that change under load.
 
+use crate::hostile::{floods, pour, silent_connections};
 use crate::{
     authority::{Authority, Signed, Wanted, client, dns, replace, server, uri, write},
     fake::{Fake, Gatekeeper},
@@ -107,8 +108,14 @@ async fn ask(remote: &Remote) -> Result<pb::StatusResponse, Status> {
 
 /// The detail and the hint of a refusal, with the port cut out.
 async fn told(remote: &Remote, address: SocketAddr) -> String {
-    let refused = ask(remote).await.unwrap_err();
-    let detail = status::detail(&refused).unwrap_or_else(|| panic!("{refused:?}"));
+    // Of a certificate that is not taken a client may see only that the connection ended, and then it says that.
+    let detail = loop {
+        let refused = ask(remote).await.unwrap_err();
+        match status::detail(&refused) {
+            Some(detail) => break detail,
+            None => assert!(refused.message().contains("show one that it takes"), "{refused:?}"),
+        }
+    };
     format!("{}: {}\n{}", detail.code, detail.detail, detail.hint).replace(&address.port().to_string(), "PORT")
 }
 
@@ -133,9 +140,30 @@ async fn an_address_that_others_can_reach_needs_tls_and_callers_that_are_known()
         ("127.0.0.1:0", false, true, expect!["starts"]),
         ("127.0.0.1:0", true, false, expect!["starts"]),
         ("127.0.0.1:0", true, true, expect!["starts"]),
-        ("0.0.0.0:0", false, false, expect!["0.0.0.0:0 can be reached from other machines, and nothing protects it: give --tls-cert and --tls-key, and --client-ca or --require-token beside them, listen on 127.0.0.1 or [::1], or say --insecure"]),
-        ("0.0.0.0:0", false, true, expect!["0.0.0.0:0 can be reached from other machines, and what is said would be open to everybody on the way: give --tls-cert and --tls-key, listen on 127.0.0.1 or [::1], or say --insecure"]),
-        ("0.0.0.0:0", true, false, expect!["0.0.0.0:0 can be reached from other machines, and nobody would know who calls: ask for certificates (--client-ca) or for tokens (--require-token), listen on 127.0.0.1 or [::1], or say --insecure"]),
+        (
+            "0.0.0.0:0",
+            false,
+            false,
+            expect![
+                "0.0.0.0:0 can be reached from other machines, and nothing protects it: give --tls-cert and --tls-key, and --client-ca or --require-token beside them, listen on 127.0.0.1 or [::1], or say --insecure"
+            ],
+        ),
+        (
+            "0.0.0.0:0",
+            false,
+            true,
+            expect![
+                "0.0.0.0:0 can be reached from other machines, and what is said would be open to everybody on the way: give --tls-cert and --tls-key, listen on 127.0.0.1 or [::1], or say --insecure"
+            ],
+        ),
+        (
+            "0.0.0.0:0",
+            true,
+            false,
+            expect![
+                "0.0.0.0:0 can be reached from other machines, and nobody would know who calls: ask for certificates (--client-ca) or for tokens (--require-token), listen on 127.0.0.1 or [::1], or say --insecure"
+            ],
+        ),
         ("0.0.0.0:0", true, true, expect!["starts"]),
     ];
     for (address, tls, known, expected) in cases {
@@ -215,7 +243,12 @@ async fn versions_before_1_2_are_refused() {
         stream.read_to_end(&mut answer).await.unwrap();
         // A fatal alert: handshake_failure or protocol_version.
         assert_eq!((answer[0], answer[5]), (21, 2), "TLS 1.{}", minor - 1);
-        assert!([40, 70].contains(&answer[6]), "TLS 1.{}: alert {}", minor - 1, answer[6]);
+        assert!(
+            [40, 70].contains(&answer[6]),
+            "TLS 1.{}: alert {}",
+            minor - 1,
+            answer[6]
+        );
     }
     for (option, taken) in [
         ("-tls1", false),
@@ -295,15 +328,27 @@ async fn a_client_without_a_certificate_that_names_it_is_refused() {
         wanted.common_name = Some("web.example");
     });
     let cases: [(&str, Option<Signed>, Expect); 9] = [
-        ("none", None, expect![[r#"
+        (
+            "none",
+            None,
+            expect![[r#"
             UNAUTHENTICATED: https://127.0.0.1:PORT: the server asks for a certificate, and none was shown
-            give one with --cert FILE and --key FILE, or CONFOLD_CERT and CONFOLD_KEY"#]]),
-        ("another CA's", Some(stranger.sign(&good)), expect![[r#"
+            give one with --cert FILE and --key FILE, or CONFOLD_CERT and CONFOLD_KEY"#]],
+        ),
+        (
+            "another CA's",
+            Some(stranger.sign(&good)),
+            expect![[r#"
             UNAUTHENTICATED: https://127.0.0.1:PORT: the server does not take the certificate that was shown
-            it must be signed by its --client-ca, be for clients, and name its holder by a URI or a DNS name"#]]),
-        ("its own", Some(good.self_signed()), expect![[r#"
+            it must be signed by its --client-ca, be for clients, and name its holder by a URI or a DNS name"#]],
+        ),
+        (
+            "its own",
+            Some(good.self_signed()),
+            expect![[r#"
             UNAUTHENTICATED: https://127.0.0.1:PORT: the server does not know the CA of the certificate that was shown
-            take a certificate that its --client-ca has signed"#]]),
+            take a certificate that its --client-ca has signed"#]],
+        ),
         (
             "expired",
             Some(authority.sign(&changed(&|wanted| wanted.last_year = 2021))),
@@ -318,9 +363,13 @@ async fn a_client_without_a_certificate_that_names_it_is_refused() {
                 UNAUTHENTICATED: https://127.0.0.1:PORT: the certificate that was shown is not valid at this time
                 get a new one"#]],
         ),
-        ("without a name", Some(authority.sign(&nameless)), expect![[r#"
+        (
+            "without a name",
+            Some(authority.sign(&nameless)),
+            expect![[r#"
             UNAUTHENTICATED: https://127.0.0.1:PORT: the server does not take the certificate that was shown
-            it must be signed by its --client-ca, be for clients, and name its holder by a URI or a DNS name"#]]),
+            it must be signed by its --client-ca, be for clients, and name its holder by a URI or a DNS name"#]],
+        ),
         (
             "with a wildcard",
             Some(authority.sign(&client(&[dns("*.example")]))),
@@ -409,7 +458,8 @@ async fn a_client_says_what_is_wrong_with_the_server() {
     let unknown = remote(&https(&good), Some(stranger.pem()), None);
     expect![[r#"
         UNAVAILABLE: https://127.0.0.1:PORT: the server's certificate is not signed by a CA that is trusted here
-        give the CA's certificate with --ca FILE or CONFOLD_CA"#]].assert_eq(&told(&unknown, good.address).await);
+        give the CA's certificate with --ca FILE or CONFOLD_CA"#]]
+    .assert_eq(&told(&unknown, good.address).await);
     // Those whom the system trusts do not know it either; on a machine that trusts nobody, that is said instead.
     if let Ok(remote) = Remote::connect(&https(&good)) {
         ask(&remote).await.unwrap_err();
@@ -431,18 +481,21 @@ async fn a_client_says_what_is_wrong_with_the_server() {
     let named = remote(&https(&elsewhere), Some(authority.pem()), None);
     expect![[r#"
         UNAVAILABLE: https://127.0.0.1:PORT: the server's certificate is not for this name
-        it is for db.example"#]].assert_eq(&told(&named, elsewhere.address).await);
+        it is for db.example"#]]
+    .assert_eq(&told(&named, elsewhere.address).await);
 
     // One speaks TLS and the other does not.
     let plain = start(Fake::new()).await;
     let encrypted = remote(&https(&plain), Some(authority.pem()), None);
     expect![[r#"
         UNAVAILABLE: https://127.0.0.1:PORT: the server does not speak TLS
-        write http:// instead of https://, or start it with --tls-cert and --tls-key"#]].assert_eq(&told(&encrypted, plain.address).await);
+        write http:// instead of https://, or start it with --tls-cert and --tls-key"#]]
+    .assert_eq(&told(&encrypted, plain.address).await);
     let unencrypted = Remote::connect(&good.address.to_string()).unwrap();
     expect![[r#"
         UNAVAILABLE: the server at 127.0.0.1:PORT speaks TLS
-        write https://127.0.0.1:PORT, with --ca FILE where the system does not trust its CA"#]].assert_eq(&told(&unencrypted, good.address).await);
+        write https://127.0.0.1:PORT, with --ca FILE where the system does not trust its CA"#]]
+    .assert_eq(&told(&unencrypted, good.address).await);
     assert_eq!(plain.fake.take_called(), [""; 0]);
     assert_eq!(good.fake.take_called(), [""; 0]);
 }
@@ -495,7 +548,8 @@ async fn a_token_goes_through_tls() {
     let nobody = remote(&format!("https://{}", server.address), Some(authority.pem()), None);
     expect![[r#"
         UNAUTHENTICATED: this server asks every call for a token
-        show a token: --token-file FILE, or CONFOLD_TOKEN"#]].assert_eq(&told(&nobody, server.address).await);
+        show a token: --token-file FILE, or CONFOLD_TOKEN"#]]
+    .assert_eq(&told(&nobody, server.address).await);
 }
 
 // Reliability Q4.
@@ -626,19 +680,46 @@ async fn files_that_cannot_be_used_are_named_at_the_start() {
     };
     let mode = |tls: &Tls, mode| fs::set_permissions(&tls.key, fs::Permissions::from_mode(mode)).unwrap();
     let cases: [(&dyn Fn(&mut Tls), Expect); 9] = [
-        (&|tls| mode(tls, 0o644), expect!["others than its owner may read or write the key DIR/server.key (mode 0644): chmod 600 DIR/server.key"]),
-        (&|tls| mode(tls, 0o620), expect!["others than its owner may read or write the key DIR/server.key (mode 0620): chmod 600 DIR/server.key"]),
-        (&|tls| tls.key = "DIR/none".into(), expect!["cannot read the key DIR/none: No such file or directory (os error 2)"]),
-        (&|tls| write(&tls.key, "-----BEGIN NOTHING"), expect!["DIR/server.key is not well-formed PEM"]),
-        (&|tls| write(&tls.certificate, ""), expect!["there is no certificate in DIR/server.pem: it must hold one in PEM form, `-----BEGIN …`"]),
-        (&|tls| tls.certificate = tls.key.clone(), expect!["there is no certificate in DIR/server.key: it must hold one in PEM form, `-----BEGIN …`"]),
-        (&|tls| write(&tls.key, &authority.sign(&server()).key), expect!["the key DIR/server.key is not that of the certificate DIR/server.pem"]),
+        (
+            &|tls| mode(tls, 0o644),
+            expect![
+                "others than its owner may read or write the key DIR/server.key (mode 0644): chmod 600 DIR/server.key"
+            ],
+        ),
+        (
+            &|tls| mode(tls, 0o620),
+            expect![
+                "others than its owner may read or write the key DIR/server.key (mode 0620): chmod 600 DIR/server.key"
+            ],
+        ),
+        (
+            &|tls| tls.key = "DIR/none".into(),
+            expect!["cannot read the key DIR/none: No such file or directory (os error 2)"],
+        ),
+        (
+            &|tls| write(&tls.key, "-----BEGIN NOTHING"),
+            expect!["DIR/server.key is not well-formed PEM"],
+        ),
+        (
+            &|tls| write(&tls.certificate, ""),
+            expect!["there is no certificate in DIR/server.pem: it must hold one in PEM form, `-----BEGIN …`"],
+        ),
+        (
+            &|tls| tls.certificate = tls.key.clone(),
+            expect!["there is no certificate in DIR/server.key: it must hold one in PEM form, `-----BEGIN …`"],
+        ),
+        (
+            &|tls| write(&tls.key, &authority.sign(&server()).key),
+            expect!["the key DIR/server.key is not that of the certificate DIR/server.pem"],
+        ),
         (
             &|tls| {
                 let first_year = 3000;
                 replace(tls, &authority.sign(&Wanted { first_year, ..server() }));
             },
-            expect!["the certificate in DIR/server.pem is not valid before Jan  1 00:00:00 3000 +00:00: is this machine's clock right?"],
+            expect![
+                "the certificate in DIR/server.pem is not valid before Jan  1 00:00:00 3000 +00:00: is this machine's clock right?"
+            ],
         ),
         (
             &|tls| {
@@ -698,4 +779,81 @@ async fn a_probe_is_answered_beside_handshakes_that_never_end() {
     assert!(answer.ends_with("alive\n"));
     // Those that took longest made room.
     assert_eq!(read_to_end(&mut slow[0]).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_is_answered_beside_silent_connections_that_have_shaken_hands() {
+    let authority = Authority::new();
+    let server = start_with(Fake::new(), |options| {
+        options.tls = Some(authority.server());
+        // Their number is what is tried here, not how long they may be silent.
+        options.limits.header_timeout = Duration::from_secs(600);
+    })
+    .await;
+    let mut silent = Vec::new();
+    for _ in 0..silent_connections() {
+        silent.push(connect(server.address, &authority.pem()).await);
+    }
+    let probe = async { probe(connect(server.address, &authority.pem()).await).await.unwrap() };
+    let answer = tokio::time::timeout(Duration::from_secs(1), probe).await.unwrap();
+    assert!(answer.ends_with("alive\n"));
+}
+
+// Reliability Q16: while the floods go on, and not only behind them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_is_answered_while_floods_come_through_tls() {
+    let authority = Authority::new();
+    let server = start_tls(authority.server()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let pouring: Vec<_> = floods()
+        .into_iter()
+        .map(|flood| {
+            let (stop, address, ca) = (stop.clone(), server.address, authority.pem());
+            tokio::spawn(async move {
+                let mut poured = 0u32;
+                while !stop.load(Ordering::Relaxed) || poured == 0 {
+                    let stream = connect_as(address, &ca, None, &[&TLS13], &["h2"]).await.unwrap();
+                    pour(stream, flood.clone()).await;
+                    poured += 1;
+                }
+            })
+        })
+        .collect();
+    let mut slowest = Duration::ZERO;
+    for _ in 0..20 {
+        let begun = tokio::time::Instant::now();
+        assert!(
+            probe(connect(server.address, &authority.pem()).await)
+                .await
+                .unwrap()
+                .ends_with("alive\n")
+        );
+        slowest = slowest.max(begun.elapsed());
+    }
+    stop.store(true, Ordering::Relaxed);
+    for flood in pouring {
+        flood.await.unwrap();
+    }
+    assert!(slowest < Duration::from_secs(1), "a probe took {slowest:?}");
+    assert_eq!(server.fake.take_called(), [""; 0]);
+}
+
+#[tokio::test]
+async fn handshakes_that_fail_are_counted_by_their_reason() {
+    let authority = Authority::new();
+    let server = start_tls(authority.server()).await;
+    let count = async |reason: &str| {
+        let page = server.get_tls("/metrics", &authority.pem()).await;
+        let line = format!("confold_server_handshakes_failed_total{{reason=\"{reason}\"}} ");
+        let found = page.lines().find_map(|text| text.strip_prefix(&line));
+        found.map_or(0, |count| count.parse::<u64>().unwrap())
+    };
+    let (plaintext, refused) = (count("plaintext").await, count("refused").await);
+    server.raw(b"GET / HTTP/1.1\r\n\r\n").await;
+    let stranger = Authority::new();
+    connect_as(server.address, &stranger.pem(), None, &[&TLS13], &[])
+        .await
+        .unwrap_err();
+    let counted = async { while count("plaintext").await == plaintext || count("refused").await == refused {} };
+    tokio::time::timeout(Duration::from_secs(10), counted).await.unwrap();
 }

@@ -279,7 +279,7 @@ fn compaction_leaves_the_logs_own_records_alone_and_a_hole_of_it_is_fenced() {
         assert_eq!(seen, whole[..seen.len()], "what came before the hole is as it was");
         refused.is_some()
     });
-    fenced(&refused.unwrap(), &["position 20", "--until 20", "compaction"]);
+    fenced(&refused.unwrap(), &["position 20", "--until 19", "compaction"]);
 }
 
 // F18
@@ -300,7 +300,7 @@ fn a_transaction_in_the_topic_is_fenced_at_the_mark_that_it_leaves() {
     stranger.commit_transaction(DEADLINE).unwrap();
     // The record itself is one like any other: the fold rejects it.
     assert_eq!(read_some(&mut *reader, 1)[0].bytes, "foreign");
-    fenced(&refusal(&mut *reader), &["position 4", "--until 4", "transaction"]);
+    fenced(&refusal(&mut *reader), &["position 4", "--until 3", "transaction"]);
 }
 
 #[test]
@@ -346,6 +346,28 @@ fn what_is_no_log_is_not_opened() {
         matches!(&away, LogError::Unreachable { what } if what.contains("127.0.0.1:1")),
         "{away}"
     );
+}
+
+// I18, I19
+#[test]
+fn settings_that_are_changed_for_the_worse_are_named_while_the_log_serves_and_more_partitions_stop_it() {
+    let cluster = brokers::one();
+    let topic = cluster.new_topic(&[BROKER_STAMPS]);
+    let log = KafkaLog::open(Options {
+        look_every: Duration::from_millis(200),
+        ..options(&cluster.bootstrap(), &topic)
+    })
+    .unwrap();
+    append_all(&log, numbered(0, 1));
+    let names = |name: &str| log.problems().iter().any(|problem| problem.setting.contains(name));
+    until("the settings are looked at", || !log.problems().is_empty());
+    assert!(!names("message.timestamp.type"), "{:?}", log.problems());
+    cluster.config_alter(&topic, &[("message.timestamp.type", "CreateTime")]);
+    until("the change is named", || names("message.timestamp.type"));
+    assert!(log.health().is_ok());
+    cluster.partitions_add(&topic, 2);
+    until("the log is fenced", || log.health().is_err());
+    fenced(&log.health().unwrap_err(), &["2 partitions"]);
 }
 
 // F23

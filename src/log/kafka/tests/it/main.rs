@@ -4,6 +4,7 @@ mod conformance;
 mod copy;
 mod fences;
 mod foreign;
+mod mock;
 mod preflight;
 mod secure;
 mod support;

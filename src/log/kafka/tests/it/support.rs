@@ -48,13 +48,17 @@ pub fn append_all(log: &dyn Log, records: impl IntoIterator<Item = Bytes>) {
 /// Exactly so many, or a panic at the deadline.
 pub fn read_some(reader: &mut dyn Reader, count: usize) -> Vec<Record> {
     let give_up = Instant::now() + DEADLINE;
-    let mut records = Vec::new();
+    let (mut records, mut said) = (Vec::new(), String::new());
     while records.len() < count {
         let left = give_up.saturating_duration_since(Instant::now());
-        assert!(!left.is_zero(), "{} of {count} records came in time", records.len());
+        assert!(
+            !left.is_zero(),
+            "{} of {count} records came in time: {said}",
+            records.len()
+        );
         match reader.read(count - records.len(), usize::MAX, left) {
             Ok(some) => records.extend(some),
-            Err(LogError::Unreachable { .. }) => {}
+            Err(LogError::Unreachable { what }) => said = what,
             Err(error) => panic!("read: {error}"),
         }
     }

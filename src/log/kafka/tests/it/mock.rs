@@ -1,0 +1,190 @@
+//! Faults of the network and of brokers, as the client library's own mock cluster makes them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use confold_log::{Log, LogError, Reader, Record};
+use confold_log_kafka::{KafkaLog, Options};
+use confold_model::ids::Position;
+use rdkafka::bindings::rd_kafka_resp_err_t as error;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::RDKafkaApiKey;
+
+use crate::support::*;
+
+const TOPIC: &str = "log";
+
+fn mock(brokers: i32) -> MockCluster<'static, DefaultProducerContext> {
+    let cluster = MockCluster::new(brokers).unwrap();
+    cluster.create_topic(TOPIC, 1, brokers).unwrap();
+    cluster
+}
+
+fn open_mock(cluster: &MockCluster<'static, DefaultProducerContext>) -> KafkaLog {
+    KafkaLog::open(Options {
+        dev_unsafe: true,
+        message_timeout: Duration::from_secs(5),
+        ..options(&cluster.bootstrap_servers(), TOPIC)
+    })
+    .unwrap()
+}
+
+fn soak(ci: usize) -> usize {
+    std::env::var("CONFOLD_SOAK_ROUNDS").map_or(ci, |count| count.parse().unwrap())
+}
+
+// F12
+#[test]
+fn brokers_go_and_come_back_and_leaders_move() {
+    let cluster = mock(3);
+    let log = open_mock(&cluster);
+    let mut reader = log.reader(Position(0)).unwrap();
+    let mut due = 0;
+    let mut round = 0;
+    while due < soak(50) as u64 {
+        match round % 4 {
+            0 => {
+                for broker in 1..=3 {
+                    cluster.broker_down(broker).unwrap();
+                }
+                until("the log says that it is away", || log.health().is_err());
+                let refused = log.append(numbered(due, 1).next().unwrap());
+                assert!(matches!(refused, Err(LogError::Unreachable { .. })), "{refused:?}");
+                for broker in 1..=3 {
+                    cluster.broker_up(broker).unwrap();
+                }
+                let up = Instant::now();
+                until("the log is well again", || log.health().is_ok());
+                assert!(up.elapsed() < Duration::from_secs(10), "{:?}", up.elapsed());
+            }
+            1 => cluster.partition_leader(TOPIC, 0, Some(1 + (round / 4) % 3)).unwrap(),
+            2 => cluster
+                .broker_round_trip_time(1 + (round / 4) % 3, Duration::from_millis(300))
+                .unwrap(),
+            _ => {
+                for broker in 1..=3 {
+                    cluster.broker_round_trip_time(broker, Duration::ZERO).unwrap();
+                }
+            }
+        }
+        round += 1;
+        append_all(&log, numbered(due, 5));
+        let came = read_some(&mut *reader, 5);
+        let texts: Vec<Bytes> = came.iter().map(|record| record.bytes.clone()).collect();
+        assert_eq!(texts, numbered(due, 5).collect::<Vec<_>>(), "none lost and none twice");
+        due += 5;
+    }
+}
+
+/// What a reader has seen, and how often.
+struct Seen {
+    reader: Box<dyn Reader>,
+    all: Vec<Record>,
+    counts: BTreeMap<Bytes, usize>,
+}
+
+impl Seen {
+    /// As proposers do: sends records again until they were seen, however an attempt ended.
+    fn settle(&mut self, log: &dyn Log, records: &[Bytes], patience: Duration) {
+        let give_up = Instant::now() + patience;
+        loop {
+            let wait = Instant::now() + Duration::from_millis(1500);
+            let mut missing: Vec<&Bytes> = records.iter().collect();
+            while !missing.is_empty() && Instant::now() < wait {
+                match self.reader.read(1024, usize::MAX, Duration::from_millis(50)) {
+                    Ok(came) => {
+                        for record in &came {
+                            *self.counts.entry(record.bytes.clone()).or_default() += 1;
+                        }
+                        self.all.extend(came);
+                    }
+                    Err(LogError::Unreachable { .. }) => {}
+                    Err(error) => panic!("read: {error}"),
+                }
+                missing.retain(|record| !self.counts.contains_key(*record));
+            }
+            if missing.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < give_up, "{} records never came", missing.len());
+            append_all(log, missing.into_iter().cloned());
+        }
+    }
+}
+
+fn seen(log: &KafkaLog) -> Seen {
+    Seen {
+        reader: log.reader(Position(0)).unwrap(),
+        all: Vec::new(),
+        counts: BTreeMap::new(),
+    }
+}
+
+// F13. The mock cluster answers some retries with success that it has not written: only reading tells.
+#[test]
+fn an_unknown_end_of_an_append_is_made_known_by_reading() {
+    let cluster = mock(1);
+    let log = open_mock(&cluster);
+    let mut seen = seen(&log);
+    let writes = soak(5_000) as u64;
+    let faults = [
+        error::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+        error::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        error::RD_KAFKA_RESP_ERR__TRANSPORT,
+        error::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+    ];
+    for (round, first) in (0..writes).step_by(200).enumerate() {
+        let records: Vec<Bytes> = numbered(first, 200).collect();
+        // Eight requests that fail, among about forty.
+        cluster.request_errors(RDKafkaApiKey::Produce, &[faults[round % faults.len()]; 8]);
+        for some in records.chunks(5) {
+            append_all(&log, some.iter().cloned());
+            // Whoever appends next comes a little later: a request carries few records.
+            std::thread::park_timeout(Duration::from_micros(500));
+        }
+        seen.settle(&log, &records, DEADLINE);
+    }
+    cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    // Every one stands there, and dedup by id makes it once; positions have no hole.
+    assert_eq!(seen.counts.len() as u64, writes.next_multiple_of(200));
+    for (record, due) in seen.all.iter().zip(0..) {
+        assert_eq!(record.position, Position(due));
+    }
+    let again = read_some(&mut *log.reader(Position(0)).unwrap(), seen.all.len());
+    assert_eq!(again, seen.all);
+    let twice = seen.counts.values().filter(|count| **count > 1).count();
+    eprintln!(
+        "{writes} writes, {twice} of them stand more than once, {:?}",
+        log.counts()
+    );
+}
+
+// F15
+#[test]
+fn a_producer_that_failed_for_good_is_replaced_and_nothing_needs_a_restart() {
+    let cluster = mock(1);
+    let log = open_mock(&cluster);
+    let mut seen = seen(&log);
+    let rounds = soak(100) as u64;
+    let mut waiting = Vec::new();
+    for round in 0..rounds {
+        // A sequence number that the broker did not expect: no retry can mend that.
+        cluster.request_errors(
+            RDKafkaApiKey::Produce,
+            &[error::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
+        );
+        let began = Instant::now();
+        append_all(&log, numbered(round * 3, 3));
+        waiting.extend(numbered(round * 3, 3));
+        until("a new producer", || log.counts().renewed_producers > round);
+        if waiting.len() >= 30 || round + 1 == rounds {
+            seen.settle(&log, &waiting, Duration::from_secs(10));
+            waiting.clear();
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    }
+    assert_eq!(seen.counts.len() as u64, 3 * rounds);
+    assert_eq!(log.counts().renewed_producers, rounds);
+}
