@@ -2,8 +2,11 @@
 
 mod crash;
 mod guide;
+mod kafka;
+mod moving;
 mod secure;
 mod server;
+mod stores;
 mod support;
 mod tidy;
 mod voltha;
