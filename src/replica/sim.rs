@@ -27,7 +27,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 /// What a few hundred histories must have met.
-const MUST_HAPPEN: [&str; 53] = [
+const MUST_HAPPEN: [&str; 54] = [
+    "dispute: folded again",
     "fault: answer lost",
     "fault: append lost, said to be unsettled",
     "fault: append refused",

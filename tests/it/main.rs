@@ -6,6 +6,7 @@ mod kafka;
 mod moving;
 mod secure;
 mod server;
+mod snapshot;
 mod stores;
 mod support;
 mod tidy;

@@ -5,12 +5,13 @@ use super::super::oracle;
 use super::super::plants::{Feed, Plant};
 use super::super::workload::{self, Envelope};
 use super::{Check, Held, VICTIM, World, breach};
+use crate::kept::state_at;
 use crate::step::{Effects, FoldError, Folder, Mark, Next};
 use crate::view::View;
 use confold_log::memory::MemoryLog;
 use confold_log::{Log, Reader, Record, Tip};
 use confold_model::event::{self, Body, Checkpoint};
-use confold_model::fold::Outcome;
+use confold_model::fold::{self, Outcome};
 use confold_model::ids::{Hash, Position, Time};
 use confold_store::Store;
 use confold_store::memory::MemoryStore;
@@ -365,6 +366,8 @@ impl World {
         if let Err(error) = site.store.commit(&folded.batch) {
             return breach(Check::OneBatch, format!("replica {number}: {error}"));
         }
+        self.fold_disputes_again(number, &folded.effects)?;
+        let site = &mut self.sites[number];
         let Some(folder) = &site.folder else { return Ok(()) };
         self.checkers
             .committed(number, folder, &site.store, &folded.effects, &self.oracle)?;
@@ -381,6 +384,43 @@ impl World {
             return Ok(());
         }
         self.release(number, folded.effects)
+    }
+
+    /// Where another announced something else, a replica that is right finds its own value again in the log.
+    fn fold_disputes_again(&mut self, number: usize, effects: &Effects) -> Held {
+        let site = &self.sites[number];
+        let Some(folder) = &site.folder else { return Ok(()) };
+        for disagreement in &effects.disagreements {
+            let Some(hold) = folder.hold_below(disagreement.ours.position) else { continue };
+            let store = &*site.store;
+            let mut state = match state_at(store, hold.mark.position) {
+                Ok(state) => state,
+                Err(error) => return breach(Check::StateRows, format!("replica {number}: {error}")),
+            };
+            let from = state.next_position();
+            self.log.anchor(Tip { position: from, digest: state.digest(), time: state.time() });
+            let mut reader = match self.log.reader(from) {
+                Ok(reader) => reader,
+                Err(error) => return breach(Check::Digest, format!("replica {number} cannot fold again: {error}")),
+            };
+            while state.position() < Some(disagreement.ours.position) {
+                let Ok(records) = reader.read(1, usize::MAX, Duration::ZERO) else { return Ok(()) };
+                let Some(record) = records.first() else { return Ok(()) };
+                if let Err(error) = fold::apply(&mut state, record.time, &record.bytes, store) {
+                    return breach(Check::Objects, format!("replica {number} cannot fold again: {error}"));
+                }
+            }
+            self.tally.count("dispute: folded again");
+            let own = (disagreement.ours.chain, disagreement.ours.state) == (state.chain(), state.hash());
+            let lied_to = self.plant.is_some() && number == VICTIM;
+            self.checkers.require(Check::StateRows, own || lied_to, || {
+                format!("replica {number} is right about mark {} and does not find its value again", disagreement.ours.position)
+            })?;
+            if !own {
+                self.tally.count("dispute: the one that is wrong finds another value");
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn release(&mut self, number: usize, effects: Effects) -> Held {

@@ -115,6 +115,7 @@ impl World {
         self.inspect_views(number)
     }
 
+    /// Of views that somebody holds, and of marks whose state is kept.
     pub(super) fn held_roots(&self, number: usize) -> Vec<Hash> {
         let views = self
             .clients
@@ -123,7 +124,13 @@ impl World {
             .filter_map(|client| client.held.as_ref());
         let roots = views
             .map(|held| held.view.root)
-            .chain(self.sites[number].view.iter().map(|view| view.root));
+            .chain(self.sites[number].view.iter().map(|view| view.root))
+            .chain(
+                self.sites[number]
+                    .view
+                    .iter()
+                    .flat_map(|view| view.kept.iter().map(|mark| mark.root)),
+            );
         roots.filter(|root| *root != EMPTY_NODE).collect()
     }
 

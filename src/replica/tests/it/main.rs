@@ -6,6 +6,7 @@ mod fencing;
 mod house;
 mod lives;
 mod past;
+mod poison;
 mod propose;
 mod step;
 mod world;
