@@ -1,32 +1,48 @@
 //! What the command line needs of a disk: data folders made, opened, served, looked over and copied.
 
-use crate::folder::{self, DEFAULT_RETENTION, FolderError};
+use crate::config::{self, Config, Kafka};
+use crate::folder::{self, DEFAULT_RETENTION, FolderError, OnKafka};
+use crate::kafka::Shape;
+use crate::moving::{self, End, MoveError, Plan};
+use crate::stores::Shelf;
 use crate::{Embedded, bench};
 use async_trait::async_trait;
 use confold_cli::bench::{Load, Measured, Part};
 use confold_cli::local::{
-    Access, Exported, Finding, InitOptions, Initialised, Level, Local, Protection, Scratch, ServeOptions, Serving,
+    Access, Copied, CopyEnd, CopyOptions, Exported, Finding, InitOptions, Initialised, KafkaOptions, Level, Local, OnDispute, Protection, Rebuilt, Reopened, Scratch, ServeOptions,
+    Serving, Survey, TlsFiles, TopicShape,
 };
 use confold_cli::{Exit, Failure};
 use confold_log::file::{self, Copy, Identity, Origin};
 use confold_log::{Log, LogError, Record, Tip};
+use confold_log_kafka::{ClientSettings, TopicError};
 use confold_model::event::{Limits, RetentionPolicy, WINDOW};
 use confold_model::ids::{Hash, Incarnation, Position, Time};
 use confold_model::objects::Objects;
 use confold_model::walk::Walk;
+use confold_replica::service::{self, Listed, Service, Stores};
 use confold_replica::{Begin, Handle, Options};
-use confold_server::{BindError, Server, StoreHealth};
+use confold_server::{BindError, HealthSource, Server, StoreHealth};
 use confold_store::{Store, StoreError};
 use confold_wire::api::{Api, Stream};
+use confold_wire::caller::Gate;
 use confold_wire::{convert, pb};
+use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_stream::StreamExt;
 use tonic::Status;
 
-/// The real thing: file log and RocksDB.
+/// Where `serve` listens unless told otherwise.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), confold_server::DEFAULT_PORT);
+
+/// A server that starts waits so long for its stores to catch up before it listens.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// The real thing: logs on this disk or on Kafka, and RocksDB.
 pub struct OnThisMachine;
 
 #[async_trait]
@@ -40,9 +56,23 @@ impl Local for OnThisMachine {
         let mut limits = Limits::default();
         limits.max_event_bytes = options.max_event_bytes.unwrap_or(limits.max_event_bytes);
         let begin = Begin { limits, window: options.window.unwrap_or(WINDOW), retention, ..Begin::default() };
-        let (data, name) = (options.data.clone(), options.store.clone());
-        let log_id = blocking(move || folder::create(&data, &name, &begin)).await?;
-        Ok(Initialised { store: options.store, log_id: Incarnation(log_id).to_string() })
+        let data = options.data.clone();
+        let Some(kafka) = options.kafka else {
+            let name = options.store.unwrap_or_else(|| "main".to_owned());
+            let store = name.clone();
+            let log_id = blocking(move || folder::create(&data, &name, &begin)).await?;
+            return Ok(Initialised { store, log_id: Incarnation(log_id).to_string(), joined: false, notes: Vec::new() });
+        };
+        let join = options.join.as_deref().map(log_id).transpose()?;
+        let create_topic = kafka.create_topic;
+        let on = OnKafka { kafka: kafka_config(kafka)?, create_topic: create_topic.map(shape), join, store_name: options.store };
+        let joined = blocking(move || folder::create_on_kafka(&data, &on, &begin)).await?;
+        Ok(Initialised {
+            store: joined.begun.store_name,
+            log_id: Incarnation(joined.begun.log_id).to_string(),
+            joined: joined.joined,
+            notes: joined.notes,
+        })
     }
 
     async fn serve(
@@ -52,23 +82,46 @@ impl Local for OnThisMachine {
     ) -> Result<(), Failure> {
         trace_to_stderr();
         confold_server::metrics::install();
-        let mut settings = Options::default();
-        if let Some(bytes) = options.cache_bytes {
+        let config = configuration(&options)?;
+        let mut settings = Options { on_dispute: on_dispute(&options, &config.server), ..Options::default() };
+        if let Some(bytes) = options.cache_bytes.or(config.server.cache_bytes) {
             settings.tree_cache_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         }
-        let store = Embedded::open(&options.data, settings).await.map_err(failure)?;
-        for note in store.notes() {
-            tracing::warn!("{note}");
+        let mut folders = options.data.clone();
+        if let Some(root) = &options.stores {
+            let root = root.clone();
+            folders.extend(blocking(move || Shelf::folders(&root)).await?);
         }
-        let server = listen(&store, options.listen, options.protection, false).await?;
-        let name = store.handle().view().store_name.to_string();
-        let serving = Serving { address: server.local_addr(), stores: vec![name] };
-        ready(&serving);
+        let admins = if options.admins.is_empty() { config.server.admin.clone() } else { options.admins.clone() };
+        let stores = Arc::new(Stores::new(service::Options { admins, ..Default::default() }));
+        let kafka = config.kafka.clone().filter(|_| options.stores.is_some());
+        let shelf = Arc::new(Shelf::new(stores.clone(), options.stores.clone(), kafka, settings, options.dev_unsafe));
+        // Who serves one store and cannot is told at once; among several it is told, and the others are served.
+        let alone = options.stores.is_none() && folders.len() == 1;
+        for folder in &folders {
+            match shelf.put(folder).await {
+                Err(error) if alone => return Err(failure(error)),
+                _ => {}
+            }
+        }
+        shelf.settle(SETTLE).await;
+        let open: Vec<Listed> = stores.list().into_iter().filter(|listed| listed.handle.is_some()).collect();
+        let biggest = open.iter().filter_map(|listed| Some(listed.handle.as_ref()?.view().limits.max_event_bytes)).max();
+        let biggest = biggest.unwrap_or_default().max(Limits::default().max_event_bytes);
+        shelf.takes(biggest);
+        let service = Service::over(stores.clone()).kept_by(shelf.clone());
+        let protection = protection(options.protection, &config.server);
+        let tls = protection.tls.is_some();
+        let address = options.listen.or(config.server.listen).unwrap_or(DEFAULT_LISTEN);
+        let health = move || stores.list().into_iter().map(health).collect();
+        let server = listen(Arc::new(service), Arc::new(health), biggest, address, protection, false).await?;
+        let names = open.iter().map(|listed| listed.name.to_string()).collect();
+        ready(&Serving { address: server.local_addr(), stores: names, tls });
         let stopped = server.run(told_to_stop()).await;
         if stopped.cut_off > 0 {
             tracing::warn!("{} connections were cut off in the middle of a call", stopped.cut_off);
         }
-        store.close().await.map_err(failure)
+        shelf.close_all().await.map_err(|error| failure(error.into()))
     }
 
     async fn open(&self, data: &Path, access: Access, principal: Option<&str>) -> Result<Arc<dyn Api>, Failure> {
@@ -76,6 +129,48 @@ impl Local for OnThisMachine {
         let _ = access;
         let store = Embedded::open(data, Options::default()).await.map_err(failure)?;
         Ok(principal.map_or_else(|| store.api(), |name| store.api_as(name)))
+    }
+
+    async fn survey(&self, options: &CopyOptions) -> Result<Survey, Failure> {
+        let plan = plan(options)?;
+        let survey = tokio::task::spawn_blocking(move || moving::survey(&Plan { until: None, ..plan })).await;
+        let survey = survey.map_err(internal)?.map_err(move_failure)?;
+        Ok(Survey { store: survey.store_name, end: survey.range.end.0 })
+    }
+
+    async fn copy_log(
+        &self,
+        options: CopyOptions,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Copied, Failure> {
+        let plan = plan(&options)?;
+        let moved = tokio::task::block_in_place(|| moving::run(&plan, &mut |done, all| progress(done, all)));
+        let moved = moved.map_err(move_failure)?;
+        Ok(Copied {
+            store: moved.store_name,
+            log_id: Incarnation(moved.log_id).to_string(),
+            records: moved.records,
+            digest: moved.digest.to_string(),
+            resumed_at: moved.resumed_at.0,
+            incarnation: moved.incarnation.to_string(),
+            transport_id: Incarnation(moved.transport_id).to_string(),
+            opened: moved.opened.0,
+            kept: moved.kept.map(|kept| kept.display().to_string()),
+            sealed: moved.sealed,
+        })
+    }
+
+    async fn unseal(&self, data: &Path, author: &str, principal: &str) -> Result<Reopened, Failure> {
+        let opened = tokio::task::block_in_place(|| moving::unseal(data, author, principal));
+        let (incarnation, position) = opened.map_err(move_failure)?;
+        Ok(Reopened { incarnation: incarnation.to_string(), position: position.0 })
+    }
+
+    async fn rebuild(&self, data: &Path) -> Result<Rebuilt, Failure> {
+        let data = data.to_owned();
+        let rebuilt = blocking(move || folder::rebuild(&data)).await?;
+        let aside = rebuilt.aside.map(|aside| aside.display().to_string());
+        Ok(Rebuilt { aside, folded: rebuilt.folded, reason: rebuilt.reason })
     }
 
     async fn doctor(&self, data: &Path, deep: bool) -> Result<Vec<Finding>, Failure> {
@@ -118,7 +213,11 @@ impl Local for OnThisMachine {
         let begin = Begin { retention: DEFAULT_RETENTION, ..Begin::default() };
         blocking(move || folder::create(&dir, "scratch", &begin)).await?;
         let store = Embedded::open(folder, Options::default()).await.map_err(failure)?;
-        let server = listen(&store, SocketAddr::from(([127, 0, 0, 1], 0)), Protection::default(), true).await?;
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let handle = store.handle().clone();
+        let biggest = handle.view().limits.max_event_bytes;
+        let health = move || vec![health_of(&handle)];
+        let server = listen(store.gate(), Arc::new(health), biggest, free, Protection::default(), true).await?;
         let address = server.local_addr().to_string();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         tokio::spawn(async move {
@@ -135,15 +234,110 @@ impl Local for OnThisMachine {
     }
 }
 
+fn log_id(text: &str) -> Result<[u8; 16], Failure> {
+    let id = convert::parse_incarnation(text).map(|id| id.0);
+    id.map_err(|error| Failure::invalid(error.to_string()).hint("`confold status` of a replica of that store shows its log id"))
+}
+
+fn shape(asked: TopicShape) -> Shape {
+    Shape { replication: asked.replication, min_insync: asked.min_insync }
+}
+
+/// What a command line says of a topic, as a configuration.
+fn kafka_config(options: KafkaOptions) -> Result<Kafka, Failure> {
+    let mut settings = BTreeMap::new();
+    for (name, value) in options.settings {
+        if ClientSettings::is_secret(&name) {
+            let what = format!("{name} is a secret, and everybody on this machine can see command lines");
+            let hint = format!("write {name}.file=PATH, or name a file of settings with --kafka-config");
+            return Err(Failure::invalid(what).hint(hint));
+        }
+        settings.insert(name, value);
+    }
+    Ok(Kafka {
+        brokers: options.brokers,
+        topic: Some(options.topic),
+        dev_unsafe: options.dev_unsafe,
+        settings_file: options.settings_file,
+        settings,
+        ..Kafka::default()
+    })
+}
+
+fn plan(options: &CopyOptions) -> Result<Plan, Failure> {
+    let end = |end: &CopyEnd| -> Result<End, Failure> {
+        Ok(match end {
+            CopyEnd::Folder(dir) => End::Folder(dir.clone()),
+            CopyEnd::Topic(kafka) => End::Topic(kafka_config(kafka.clone())?),
+        })
+    };
+    Ok(Plan {
+        from: end(&options.from)?,
+        to: end(&options.to)?,
+        create_topic: options.create_topic.map(shape),
+        is_move: options.is_move,
+        until: options.until.map(Position),
+        resume: options.resume,
+        principal: options.principal.clone(),
+        author: options.author.clone(),
+    })
+}
+
+fn move_failure(error: MoveError) -> Failure {
+    let exit = match error {
+        MoveError::Folder(error) => return failure(error),
+        MoveError::Differs { .. } => Exit::Damaged,
+        MoveError::NotServing { .. } => Exit::Unavailable,
+        MoveError::Refused { .. } => Exit::Refused,
+        _ => Exit::Invalid,
+    };
+    let hint = error.hint();
+    let failure = Failure::new(exit, error.to_string());
+    if hint.is_empty() { failure } else { failure.hint(hint) }
+}
+
+/// What a file says for `serve`: the one that is named, or that of the folder that is served.
+fn configuration(options: &ServeOptions) -> Result<Config, Failure> {
+    let config = match (&options.config, &options.stores, &options.data[..]) {
+        (Some(file), _, _) => Config::read(file),
+        (None, Some(root), _) => Config::of_folder(root),
+        (None, None, [folder]) => Config::of_folder(folder),
+        // Which of several would it be?
+        (None, None, _) => Ok(Config::default()),
+    };
+    config.map_err(|error| failure(error.into()))
+}
+
+fn on_dispute(options: &ServeOptions, config: &config::Server) -> confold_replica::OnDispute {
+    let stop = match options.on_dispute {
+        Some(asked) => asked == OnDispute::Stop,
+        None => config.on_dispute == Some(config::OnDispute::Stop),
+    };
+    if stop { confold_replica::OnDispute::Stop } else { confold_replica::OnDispute::Serve }
+}
+
+/// What was given on the command line, and what the file adds to it.
+fn protection(given: Protection, config: &config::Server) -> Protection {
+    let files = config.tls_cert.clone().zip(config.tls_key.clone());
+    let of_config = files.map(|(certificate, key)| TlsFiles { certificate, key, client_ca: None, client_common_name: false });
+    let tls = given.tls.or(of_config).map(|files| TlsFiles {
+        client_ca: files.client_ca.or_else(|| config.client_ca.clone()),
+        client_common_name: files.client_common_name || config.client_common_name,
+        ..files
+    });
+    Protection { tls, require_token: given.require_token || config.require_token, insecure: given.insecure || config.insecure }
+}
+
 async fn listen(
-    store: &Embedded,
+    gate: Arc<dyn Gate>,
+    health: Arc<dyn HealthSource>,
+    max_event_bytes: u64,
     address: SocketAddr,
     protection: Protection,
     echo: bool,
 ) -> Result<Server, Failure> {
-    let handle = store.handle().clone();
     let mut limits = confold_server::Limits::default();
-    limits.max_event_bytes = usize::try_from(handle.view().limits.max_event_bytes).unwrap_or(usize::MAX);
+    limits.max_event_bytes = usize::try_from(max_event_bytes).unwrap_or(usize::MAX);
     let Protection { tls, require_token, insecure } = protection;
     let tls = tls.map(|files| confold_server::Tls {
         certificate: files.certificate,
@@ -160,19 +354,28 @@ async fn listen(
         echo,
         ..confold_server::Options::default()
     };
-    let health = Arc::new(move || vec![health(&handle)]);
-    Server::bind(options, store.gate(), health)
-        .await
-        .map_err(|error| {
-            let exit = match error {
-                BindError::Unprotected { .. } | BindError::Tls(_) => Exit::Invalid,
-                _ => Exit::Unavailable,
-            };
-            Failure::new(exit, error.to_string())
-        })
+    Server::bind(options, gate, health).await.map_err(|error| {
+        let exit = match error {
+            BindError::Unprotected { .. } | BindError::Tls(_) => Exit::Invalid,
+            _ => Exit::Unavailable,
+        };
+        Failure::new(exit, error.to_string())
+    })
 }
 
-fn health(handle: &Handle) -> StoreHealth {
+fn health(listed: Listed) -> StoreHealth {
+    match &listed.handle {
+        Some(handle) => health_of(handle),
+        None => StoreHealth {
+            store: listed.name.to_string(),
+            state: confold_replica::service::state(listed.standing.state),
+            reason: listed.standing.reason,
+            lag: 0,
+        },
+    }
+}
+
+fn health_of(handle: &Handle) -> StoreHealth {
     let status = handle.status();
     StoreHealth {
         store: status.view.store_name.to_string(),
@@ -323,13 +526,19 @@ async fn blocking<T: Send + 'static>(
 
 pub(crate) fn failure(error: FolderError) -> Failure {
     let exit = match &error {
-        FolderError::NoStore(_) | FolderError::Exists(_) | FolderError::NotEmpty(_) => Exit::Invalid,
+        FolderError::NoStore(_) | FolderError::Exists(_) | FolderError::NotEmpty(_) | FolderError::SameName(..) => Exit::Invalid,
+        FolderError::Config(_) | FolderError::Unsafe(_) | FolderError::OtherStore(..) => Exit::Invalid,
+        FolderError::Topic(TopicError::Denied { .. }) => Exit::Permission,
+        FolderError::Topic(TopicError::Unreachable { .. }) => Exit::Unavailable,
+        FolderError::Topic(_) | FolderError::Log(LogError::Missing { .. }) => Exit::Invalid,
         FolderError::Begin(_) => Exit::Invalid,
-        FolderError::Log(LogError::Corrupt { .. }) => Exit::Damaged,
+        FolderError::Log(LogError::Corrupt { .. } | LogError::Fenced { .. }) | FolderError::Stopped(..) => Exit::Damaged,
         FolderError::Store(error) if error.is_damage() => Exit::Damaged,
         _ => Exit::Unavailable,
     };
-    Failure::new(exit, error.to_string()).hint(error.hint())
+    let hint = error.hint();
+    let failure = Failure::new(exit, error.to_string());
+    if hint.is_empty() { failure } else { failure.hint(hint) }
 }
 
 pub(crate) fn internal(error: impl std::fmt::Display) -> Failure {

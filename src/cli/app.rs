@@ -203,7 +203,7 @@ impl App {
         named.or_else(variable)
     }
 
-    fn acting_as(&self) -> Option<String> {
+    pub fn acting_as(&self) -> Option<String> {
         self.global.acting_as.clone().or_else(|| self.variable("CONFOLD_AS"))
     }
 

@@ -13,6 +13,7 @@ pub mod local;
 mod output;
 mod parse;
 mod protection;
+mod topic;
 mod types;
 mod values;
 

@@ -13,7 +13,8 @@ use tonic::Status;
 
 #[async_trait]
 pub trait Local: Send + Sync {
-    /// Makes a new, empty store: its data folder and its log with the first event. Refuses a folder that holds one.
+    /// Makes a data folder. Its store is new and empty, or the one that stands on the topic already. Refuses a folder that holds
+    /// one.
     async fn init(&self, options: InitOptions) -> Result<Initialised, Failure>;
 
     /// Serves until it is told to stop (interrupt, terminate). `ready` is called once, with what it listens on.
@@ -26,6 +27,22 @@ pub trait Local: Send + Sync {
     /// Opens the store of a folder that no server has open. The store closes when the last handle is dropped. With a
     /// principal, what is done has its rights; without one everything may be read, as the files may.
     async fn open(&self, data: &Path, access: Access, principal: Option<&str>) -> Result<Arc<dyn Api>, Failure>;
+
+    /// Looks at what a copy would take along; changes nothing.
+    async fn survey(&self, options: &CopyOptions) -> Result<Survey, Failure>;
+
+    /// Copies a log and brings the copy to life. `progress` hears the records that are there, and how many there will be.
+    async fn copy_log(
+        &self,
+        options: CopyOptions,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Copied, Failure>;
+
+    /// Ends the seal of a data folder's store.
+    async fn unseal(&self, data: &Path, author: &str, principal: &str) -> Result<Reopened, Failure>;
+
+    /// Sets what a folder has folded aside, so that the next start folds its log anew.
+    async fn rebuild(&self, data: &Path) -> Result<Rebuilt, Failure>;
 
     /// Looks for what is wrong with a folder. Problems found are findings, not failures.
     async fn doctor(&self, data: &Path, deep: bool) -> Result<Vec<Finding>, Failure>;
@@ -52,11 +69,15 @@ pub enum Access {
     Write,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct InitOptions {
     pub data: PathBuf,
-    /// The store's name.
-    pub store: String,
+    /// The store's name. `None`: that of the store to join, `main` for a new one.
+    pub store: Option<String>,
+    /// `None`: an embedded log.
+    pub kafka: Option<KafkaOptions>,
+    /// Log id, in hex, of the store that must be on the topic already.
+    pub join: Option<String>,
     /// `None`: the default, 16 MiB.
     pub max_event_bytes: Option<u64>,
     /// How many positions an event id stays usable. `None`: the default.
@@ -64,21 +85,68 @@ pub struct InitOptions {
     pub retention: Option<pb::RetentionPolicy>,
 }
 
+/// A topic, and how its brokers are reached.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KafkaOptions {
+    /// HOST:PORT, several separated by commas.
+    pub brokers: String,
+    pub topic: String,
+    /// Make the topic, where it is not there.
+    pub create_topic: Option<TopicShape>,
+    /// A file of NAME=VALUE lines for the Kafka client.
+    pub settings_file: Option<PathBuf>,
+    /// The same one by one; no secrets.
+    pub settings: Vec<(String, String)>,
+    /// Alarm where a topic would be refused, as long as every broker is on this machine.
+    pub dev_unsafe: bool,
+}
+
+/// `None` is the default, which is safe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TopicShape {
+    pub replication: Option<u32>,
+    pub min_insync: Option<u32>,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Initialised {
     pub store: String,
     /// In hex.
     pub log_id: String,
+    /// The store was there already, on its topic.
+    pub joined: bool,
+    /// What somebody should know.
+    pub notes: Vec<String>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// What is not given is as the configuration file says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServeOptions {
-    pub data: PathBuf,
+    /// Data folders, one store each.
+    pub data: Vec<PathBuf>,
+    /// A folder of data folders, in which stores can be made while it serves.
+    pub stores: Option<PathBuf>,
+    /// The configuration file, where it is not the one of the folder that is served.
+    pub config: Option<PathBuf>,
     /// For gRPC, and JSON over HTTP on the same port.
-    pub listen: SocketAddr,
+    pub listen: Option<SocketAddr>,
     /// Bytes of memory for what is read again.
     pub cache_bytes: Option<u64>,
+    /// Who may make, open and close stores.
+    pub admins: Vec<String>,
+    pub on_dispute: Option<OnDispute>,
+    /// Alarm where a topic would be refused, as long as every broker is on this machine.
+    pub dev_unsafe: bool,
     pub protection: Protection,
+}
+
+/// What a replica does while others disagree with it and it is not known who is right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum OnDispute {
+    /// Serve on, and mark every answer as disputed
+    Serve,
+    /// Stop, until an operator has looked
+    Stop,
 }
 
 /// What stands between a server and whoever reaches its address.
@@ -105,7 +173,75 @@ pub struct TlsFiles {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Serving {
     pub address: SocketAddr,
+    /// The stores that are open.
     pub stores: Vec<String>,
+    pub tls: bool,
+}
+
+/// One end of a copy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CopyEnd {
+    /// A data folder, or, to copy from, the folder of a log.
+    Folder(PathBuf),
+    Topic(KafkaOptions),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CopyOptions {
+    pub from: CopyEnd,
+    pub to: CopyEnd,
+    pub create_topic: Option<TopicShape>,
+    /// Seal the source first.
+    pub is_move: bool,
+    /// The last position to copy.
+    pub until: Option<u64>,
+    pub resume: bool,
+    /// Who does it, in its own words, and by whose right where the store has rules.
+    pub author: String,
+    pub principal: String,
+}
+
+/// What there is to copy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Survey {
+    pub store: String,
+    /// The first position that the source does not have yet.
+    pub end: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Copied {
+    pub store: String,
+    pub log_id: String,
+    pub records: u64,
+    /// Log digest at the last record that was copied.
+    pub digest: String,
+    /// The position at which this run began.
+    pub resumed_at: u64,
+    /// The new life's name.
+    pub incarnation: String,
+    pub transport_id: String,
+    /// Position of the event that began it.
+    pub opened: u64,
+    /// Where the log lies that the data folder stood on before.
+    pub kept: Option<String>,
+    pub sealed: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Reopened {
+    pub incarnation: String,
+    pub position: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Rebuilt {
+    /// Where what was folded lies now. `None`: there was nothing.
+    pub aside: Option<String>,
+    /// Up to which position, where that could be read.
+    pub folded: Option<u64>,
+    /// Why the replica had been stopped.
+    pub reason: Option<String>,
 }
 
 /// One thing that was looked at.

@@ -347,6 +347,13 @@ impl Log for FileLog {
         Ok(Box::new(FileReader::new(self.tail.clone(), from)))
     }
 
+    /// A trim, too, leaves an origin behind; then the log is its own source.
+    fn copied_to(&self) -> Position {
+        let origin = self.origin.lock();
+        let copied = origin.as_ref().filter(|origin| origin.source != self.identity.transport_id);
+        copied.map_or(Position(0), |origin| origin.end)
+    }
+
     /// One process writes this log: its durable end is the truth.
     fn fence(&self) -> Result<Fence, LogError> {
         Ok(Fence::At(self.tail.range().end))

@@ -143,6 +143,12 @@ pub trait Log: Send + Sync {
     /// knows the one before position 0. Any other log ignores it. A wrong one shows, as the digests read from there are wrong.
     fn anchor(&self, _tip: Tip) {}
 
+    /// Records below this position were first written to another log and copied into this one, with their times; 0 for a log
+    /// that began here. Behind them comes the `open` that names this log.
+    fn copied_to(&self) -> Position {
+        Position(0)
+    }
+
     /// What a linearizable read has to wait for.
     fn fence(&self) -> Result<Fence, LogError>;
 

@@ -2,6 +2,7 @@
 
 use crate::agree::Disputes;
 use crate::barrier::{Barriers, Turn};
+use crate::fence;
 use crate::house::House;
 use crate::options::Options;
 use crate::past::{PastCache, Pins};
@@ -116,7 +117,20 @@ impl Core {
             );
             self.stop_as(ReplicaState::Halted, reason);
         }
+        self.leave_a_log_of_another_life(&effects.view);
         self.serve_when_caught_up(&effects.view);
+    }
+
+    /// An `open` names the log on which a store goes on: on any other it is over. Up to the end of a copy the log that is named
+    /// is the one copied from.
+    fn leave_a_log_of_another_life(&self, view: &View) {
+        if self.is_of_another_life(view) && view.position.next() > self.log.copied_to() {
+            self.stop_as(ReplicaState::Fenced, fence::another_life(&*self.log, view));
+        }
+    }
+
+    fn is_of_another_life(&self, view: &View) -> bool {
+        view.transport_id != self.log.transport_id() && !self.options.adopt
     }
 
     fn count(&self, effects: &Effects) {
@@ -135,6 +149,10 @@ impl Core {
 
     pub fn serve_when_caught_up(&self, view: &View) {
         if self.stand.state() == ReplicaState::CatchingUp && view.position.next() >= self.target {
+            if self.is_of_another_life(view) {
+                self.stand.set(ReplicaState::CatchingUp, fence::NOT_OPENED);
+                return;
+            }
             self.announce();
             self.stand.change(ReplicaState::CatchingUp, ReplicaState::Serving, "");
             self.house.wake();

@@ -1,6 +1,7 @@
 //! How a log shows that it is not the one that was folded, said for people: what was found, what each way out keeps and
 //! what it loses. There is a page for each kind in docs/errors/fenced.
 
+use crate::view::View;
 use confold_log::{Log, LogError, Reader};
 use confold_model::event::{Body, Event};
 use confold_model::ids::{Hash, Incarnation, Position};
@@ -64,6 +65,19 @@ pub(crate) fn other_log(log: &dyn Log, ours: &Folded<'_>) -> String {
             )
         }
     }
+}
+
+/// Said of a copy that ends without the `open` that brings it to life.
+pub(crate) const NOT_OPENED: &str = "the log is a copy that was not brought to life yet: `confold log copy` with --resume finishes it";
+
+/// An `open` that was folded names another log than this one.
+pub(crate) fn another_life(log: &dyn Log, view: &View) -> String {
+    format!(
+        "the store goes on elsewhere: the last `open`, at or before position {}, names log {}, this is log {}. Connect that log          (docs/errors/fenced/elsewhere.md)",
+        view.position,
+        hex::encode(view.transport_id),
+        hex::encode(log.transport_id())
+    )
 }
 
 /// The genesis at the log's start, where it is still there: log id and store name.

@@ -156,7 +156,7 @@ impl Replica {
         let threads = Arc::new(Threads { core: core.clone(), running: Mutex::default() });
         let handle = Handle { core, threads };
         let head = store.head().ok_or_else(|| StoreError::damaged("its head is missing"))?;
-        let reader = match overlap(&*log, &head, &handle.view())? {
+        let reader = match overlap(&*log, &head, &handle.view(), handle.core.options.adopt)? {
             Ok(reader) => reader,
             Err(Standing { state, reason, .. }) => {
                 handle.core.drop_folder();
@@ -357,7 +357,8 @@ fn fold_genesis(log: &dyn Log, store: &dyn Store, folder: &mut Folder) -> Result
         FoldError::Fenced(what) => OpenError::NoStore(what),
         other => OpenError::NoStore(other.to_string()),
     })?;
-    if folder.state().transport_id() != log.transport_id() {
+    // The genesis of a copied log names the log that it was written to.
+    if log.copied_to() == Position(0) && folder.state().transport_id() != log.transport_id() {
         return Err(OpenError::NoStore(wrong_transport(folder.state().transport_id(), log.transport_id())));
     }
     if let Some(folded) = folder.finish() {
@@ -368,9 +369,9 @@ fn fold_genesis(log: &dyn Log, store: &dyn Store, folder: &mut Folder) -> Result
 
 /// Whether the log still holds what was folded: the same log by identity, and the same record at the last position. Gives the
 /// reader of what comes next, or how the replica stands instead.
-fn overlap(log: &dyn Log, head: &Head, view: &View) -> Result<Result<Box<dyn Reader>, Standing>, LogError> {
+fn overlap(log: &dyn Log, head: &Head, view: &View, adopt: bool) -> Result<Result<Box<dyn Reader>, Standing>, LogError> {
     let fenced = |reason: String| Ok(Err(standing(ReplicaState::Fenced, reason)));
-    if log.transport_id() != head.transport_id {
+    if log.transport_id() != head.transport_id && head.applied.next() > log.copied_to() && !adopt {
         let ours = Folded {
             store_name: &view.store_name,
             log_id: view.log_id,

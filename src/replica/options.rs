@@ -52,6 +52,8 @@ pub struct Options {
     pub on_dispute: OnDispute,
     /// Called once when the replica stops for good by itself; a data folder remembers it so.
     pub on_stop: Option<OnStop>,
+    /// Fold a copied log that nobody opened yet, so that it can be: the one proposal to make then is its `open`.
+    pub adopt: bool,
     /// Close the log at shutdown. Not where several replicas of one process share it.
     pub close_log: bool,
 }
@@ -116,6 +118,7 @@ impl Default for Options {
             sweep_percent: 25,
             on_dispute: OnDispute::Serve,
             on_stop: None,
+            adopt: false,
             close_log: true,
         }
     }

@@ -2,9 +2,12 @@
 
 mod crash;
 mod guide;
+mod kafka;
+mod moving;
 mod secure;
 mod server;
 mod snapshot;
+mod stores;
 mod support;
 mod tidy;
 mod voltha;

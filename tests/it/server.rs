@@ -20,9 +20,19 @@ impl ServerProcess {
 
     /// With more options.
     pub fn start_with(data: &Path, options: &[&str]) -> ServerProcess {
+        let words = ["serve", data.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+        ServerProcess::run(&[&words[..], options].concat())
+    }
+
+    /// `serve` with words of the caller's.
+    pub fn run(words: &[&str]) -> ServerProcess {
+        ServerProcess::run_with(words, &[])
+    }
+
+    pub fn run_with(words: &[&str], environment: &[(&str, &str)]) -> ServerProcess {
         let mut child = Command::new(CONFOLD)
-            .args(["serve", data.to_str().unwrap(), "--listen", "127.0.0.1:0"])
-            .args(options)
+            .args(words)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -55,4 +65,28 @@ impl Drop for ServerProcess {
         _ = self.child.kill();
         _ = self.child.wait();
     }
+}
+
+/// What a command of the real binary came to.
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    pub fn all(&self) -> String {
+        format!("{}\n{}", self.out, self.err)
+    }
+}
+
+/// Runs a command to its end.
+pub fn confold(words: &[&str]) -> Ran {
+    confold_with(words, &[])
+}
+
+pub fn confold_with(words: &[&str], environment: &[(&str, &str)]) -> Ran {
+    let done = Command::new(CONFOLD).args(words).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { code: done.status.code().unwrap_or(-1), out: text(done.stdout), err: text(done.stderr) }
 }

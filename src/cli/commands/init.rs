@@ -4,6 +4,7 @@ use crate::{
     error::Failure,
     local::{Access, InitOptions},
     parse,
+    topic::TopicArgs,
 };
 use confold_client::Connection;
 use confold_wire::schema_source;
@@ -13,19 +14,27 @@ const SAMPLE_PROTO: &str = include_str!("../../../schemas/examples/network.proto
 const SAMPLE_YAML: &str = include_str!("../../../schemas/examples/network.yaml");
 const SAMPLE_ROOT: &str = "example.Network";
 
-/// Make a new store in a folder.
+/// Make a data folder with a new store, or one that joins the store on a Kafka topic.
 ///
-/// With --sample it gets a small schema and data to play with; with --schema a schema of your own. Both can be pushed
-/// later as well.
+/// Without --kafka the log is a folder on this machine, and the store new. With it the log is a topic: an empty one gets a new
+/// store, any other is joined, so the same command makes every replica. --sample adds a small schema and data to play with,
+/// --schema a schema of your own. Both can be pushed later as well.
 ///
 /// Example: confold init ./data --sample
+///
+/// Example: confold init ./data --kafka broker-1:9092,broker-2:9092 --topic network --create-topic
+///
+/// Example: confold init ./data --kafka localhost:9092 --topic try --create-topic --replication 1 --dev-unsafe
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The folder; made where it does not exist
     folder: PathBuf,
-    /// The store's name
-    #[arg(long, value_name = "NAME", default_value = "main")]
-    name: String,
+    /// The store's name [default: main, or that of the store that is joined]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Join the store with this log id, and refuse a topic that holds none or another one
+    #[arg(long, value_name = "LOG_ID", requires = "kafka")]
+    join: Option<String>,
     /// Push a small schema and data to play with
     #[arg(long, conflicts_with = "schema")]
     sample: bool,
@@ -54,6 +63,8 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["keep", "age"])]
     keep_all: bool,
     #[command(flatten)]
+    topic: TopicArgs,
+    #[command(flatten)]
     who: WhoArgs,
 }
 
@@ -71,16 +82,18 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     let options = InitOptions {
         data: folder.join(&args.folder),
         store: args.name.clone(),
+        kafka: args.topic.options(&folder),
+        join: args.join.clone(),
         max_event_bytes: args.max_event,
         window: args.window,
         retention,
     };
     let made = app.context.local.init(options).await?;
     let shown = args.folder.display();
-    app.ui.note(&format!(
-        "made the store {} in {shown}, log id {}",
-        made.store, made.log_id
-    ));
+    made.notes.iter().for_each(|note| app.ui.note(note));
+    let did = if made.joined { "joined" } else { "made" };
+    app.ui
+        .note(&format!("{did} the store {} in {shown}, log id {}", made.store, made.log_id));
     if let Some(compiled) = compiled {
         let api = app
             .context

@@ -1,3 +1,4 @@
+use super::moving;
 use crate::{
     app::{App, FreshArgs},
     error::Failure,
@@ -12,7 +13,10 @@ use confold_wire::pb::{self, decision::Outcome};
 ///
 /// Example: confold log /devices/olt-1 --limit 5
 #[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Only events that touched this; may hold `*` for one step and `**` for any number
     #[arg(default_value = "", hide_default_value = true)]
     path: String,
@@ -44,7 +48,19 @@ pub struct Args {
     fresh: FreshArgs,
 }
 
+/// What is done to a log as a whole.
+#[derive(clap::Subcommand, Debug)]
+pub enum Command {
+    Copy(moving::CopyArgs),
+    Unseal(moving::UnsealArgs),
+}
+
 pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
+    match args.command {
+        Some(Command::Copy(args)) => return moving::copy(args, app).await,
+        Some(Command::Unseal(args)) => return moving::unseal(args, app).await,
+        None => {}
+    }
     let connection = app.connect(Access::Read).await?;
     let request = pb::LogRequest {
         store: connection.store.clone(),

@@ -14,6 +14,7 @@ mod get;
 mod init;
 mod log;
 mod ls;
+mod moving;
 mod outcome;
 mod policy;
 mod prune;
@@ -26,6 +27,7 @@ mod serve;
 mod set;
 mod show;
 mod status;
+mod store;
 mod sync;
 mod tag;
 mod token;
@@ -59,6 +61,8 @@ pub enum Command {
     Serve(serve::Args),
     Status(status::Args),
     Stores(status::StoresArgs),
+    #[command(subcommand)]
+    Store(store::Command),
     #[command(subcommand)]
     Schema(schema::Command),
 
@@ -96,6 +100,7 @@ pub enum Command {
     Sync(sync::Args),
     #[command(subcommand)]
     Export(export::Command),
+    Restore(moving::RestoreArgs),
     #[command(subcommand)]
     Admin(admin::Command),
     Doctor(doctor::Args),
@@ -110,6 +115,7 @@ impl Command {
             Command::Serve(args) => serve::run(args, app).await,
             Command::Status(args) => status::run(args, app).await,
             Command::Stores(args) => status::stores(args, app).await,
+            Command::Store(command) => store::run(command, app).await,
             Command::Schema(command) => schema::run(command, app).await,
             Command::Get(args) => get::run(args, app).await,
             Command::Ls(args) => ls::run(args, app).await,
@@ -137,6 +143,7 @@ impl Command {
             Command::Token(command) => token::run(command, app).await,
             Command::Sync(args) => sync::run(args, app).await,
             Command::Export(command) => export::run(command, app).await,
+            Command::Restore(args) => moving::restore(args, app).await,
             Command::Admin(command) => admin::run(command, app).await,
             Command::Doctor(args) => doctor::run(args, app).await,
             Command::Bench(args) => bench::run(args, app).await,

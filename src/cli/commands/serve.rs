@@ -1,56 +1,119 @@
 use crate::{
-    app::{App, DEFAULT_SERVER},
+    app::App,
     error::Failure,
-    local::{ServeOptions, Serving},
+    local::{OnDispute, ServeOptions, Serving},
     parse,
     protection::ProtectionArgs,
 };
 use std::{net::SocketAddr, path::PathBuf};
 
-/// Serve the store of a folder until interrupted.
+/// Serve stores until interrupted.
 ///
 /// gRPC and the same as JSON over HTTP on one port. An address that other machines can reach needs TLS (--tls-cert) and a
 /// way to know who calls (--client-ca or --require-token), or --insecure said in so many words.
 ///
+/// Each folder is one store. With --stores they lie in one folder, and `confold store` makes, opens and closes them while the
+/// server runs. What befalls one store leaves the others as they are.
+///
+/// What is not given here is taken from the environment (CONFOLD_LISTEN, CONFOLD_ADMIN, CONFOLD_ON_DISPUTE), then from
+/// [server] in the confold.toml of the folder that is served.
+///
 /// Example: confold serve ./data --listen 127.0.0.1:7411
+///
+/// Example: confold serve --stores /var/lib/confold --admin ops --tls-cert server.pem --tls-key server.key --require-token
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The folder that `confold init` made; --data or CONFOLD_DATA where not given
-    folder: Option<PathBuf>,
-    /// Address and port
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_SERVER)]
-    listen: SocketAddr,
+    /// Folders that `confold init` made; --data or CONFOLD_DATA where none is given
+    folders: Vec<PathBuf>,
+    /// A folder of such folders, in which stores can be made while it serves
+    #[arg(long, value_name = "FOLDER")]
+    stores: Option<PathBuf>,
+    /// The configuration file [default: confold.toml of the folder that is served]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port [default: 127.0.0.1:7411]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
     /// Memory for what is read again
     #[arg(long, value_name = "SIZE", value_parser = parse::size)]
     cache: Option<u64>,
+    /// Who may make, open and close stores; may be repeated
+    #[arg(long, value_name = "NAME")]
+    admin: Vec<String>,
+    /// What to do while replicas disagree and it is not known who is right [default: serve]
+    #[arg(long, value_name = "WHAT")]
+    on_dispute: Option<OnDispute>,
+    /// Alarm where a topic would be refused for its settings; only where every broker is on this machine
+    #[arg(long)]
+    dev_unsafe: bool,
     #[command(flatten)]
     protection: ProtectionArgs,
 }
 
 pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
-    let Some(folder) = args.folder.or_else(|| app.data()) else {
+    let folder = app.context.folder.clone();
+    let mut data = args.folders;
+    if data.is_empty() && args.stores.is_none() {
+        data.extend(app.data());
+    }
+    if data.is_empty() && args.stores.is_none() {
         let failure = Failure::invalid("no folder to serve");
         return Err(failure.hint("make one with `confold init DIR`, then `confold serve DIR`"));
+    }
+    let named = app.variable("CONFOLD_ADMIN").unwrap_or_default();
+    let admins = match args.admin.is_empty() {
+        true => named
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        false => args.admin,
     };
     let options = ServeOptions {
-        data: app.context.folder.join(folder),
-        listen: args.listen,
+        data: data.iter().map(|data| folder.join(data)).collect(),
+        stores: args.stores.map(|stores| folder.join(stores)),
+        config: args.config.map(|config| folder.join(config)),
+        listen: match args.listen {
+            Some(asked) => Some(asked),
+            None => from_environment(app, "CONFOLD_LISTEN", "an address and a port", |text| text.parse().ok())?,
+        },
         cache_bytes: args.cache,
+        admins,
+        on_dispute: match args.on_dispute {
+            Some(asked) => Some(asked),
+            None => from_environment(app, "CONFOLD_ON_DISPUTE", "`serve` or `stop`", |text| {
+                clap::ValueEnum::from_str(text, false).ok()
+            })?,
+        },
+        dev_unsafe: args.dev_unsafe,
         protection: args.protection.protection(app),
-    };
-    let scheme = if options.protection.tls.is_some() {
-        "https"
-    } else {
-        "http"
     };
     let local = app.context.local.clone();
     let ui = &mut app.ui;
     let mut ready = |serving: &Serving| {
-        ui.note(&format!(
-            "serving {} on {scheme}://{}",
-            serving.stores.join(", "),
-            serving.address
-        ));
+        let scheme = if serving.tls { "https" } else { "http" };
+        let stores = match &serving.stores[..] {
+            [] => "no store yet".to_owned(),
+            stores => stores.join(", "),
+        };
+        ui.note(&format!("serving {stores} on {scheme}://{}", serving.address));
     };
     local.serve(options, &mut ready).await
+}
+
+/// A variable that is set has to make sense.
+fn from_environment<T>(
+    app: &App,
+    name: &str,
+    what: &str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, Failure> {
+    match app.variable(name) {
+        None => Ok(None),
+        Some(text) => match read(text.trim()) {
+            Some(value) => Ok(Some(value)),
+            None => Err(Failure::invalid(format!("{name} is {text:?}, and has to be {what}"))),
+        },
+    }
 }

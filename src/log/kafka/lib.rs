@@ -244,6 +244,10 @@ impl Log for KafkaLog {
         Ok(Box::new(KafkaReader::new(self.shared.clone(), from)?))
     }
 
+    fn copied_to(&self) -> Position {
+        self.shared.frame.origin.map_or(Position(0), |origin| origin.end)
+    }
+
     fn anchor(&self, tip: Tip) {
         self.shared.anchors.lock().tell(tip);
     }

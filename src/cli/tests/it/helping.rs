@@ -7,111 +7,114 @@ fn the_help_lists_the_commands_and_the_exit_statuses() {
     world.check(
         "--help",
         expect![[r#"
-        A configuration store in which every change is one event on a log.
+            A configuration store in which every change is one event on a log.
 
-        The configuration is a tree of protobuf messages. Paths name its nodes: /devices/olt-1/ports/3.
-        Every command works on a server, or with --data on a folder that no server has open. Data is printed
-        on stdout, everything else on stderr.
+            The configuration is a tree of protobuf messages. Paths name its nodes: /devices/olt-1/ports/3.
+            Every command works on a server, or with --data on a folder that no server has open. Data is printed
+            on stdout, everything else on stderr.
 
-        Usage: confold [OPTIONS] <COMMAND>
+            Usage: confold [OPTIONS] <COMMAND>
 
-        Commands:
-          init         Make a new store in a folder
-          serve        Serve the store of a folder until interrupted
-          status       Show how a store and its replica are doing
-          stores       List the stores of a server
-          schema       Which messages the configuration is made of
-          get          Show a node, or all elements of a container
-          ls           List the keys of a container, or what a node has below it
-          diff         Show what differs between two states
-          log          Show who changed what, when and why; the latest first
-          show         Show one event in full: who, when, why, under which conditions, and what it does
-          put          Make a node and everything below it equal to a value
-          update       Replace the data of a node that exists; its children stay
-          set          Set single fields of nodes that exist
-          unset        Clear single fields of nodes that exist
-          add          Add a new element to a keyed container, with its children
-          remove       Take elements out of their containers, with everything below them [alias: rm]
-          replace      Make an existing node, or a whole container, equal to a value
-          edit         Change a node in your editor
-          apply        Make the store as files say
-          commit       Commit several operations as one event: all of them or none
-          outcome      Tell what became of an event
-          withdraw     Make the end of an event definite: tell its outcome, or bar it for good
-          tag          Name a revision
-          untag        Take names off their revisions: all of them or none
-          tags         List the names of revisions
-          prune        Let go of old revisions for good
-          retention    How long old revisions are kept
-          policy       Who may do what
-          token        Bearer tokens: who shows one is its principal
-          sync         Wait until everything that was acknowledged before is seen here
-          export       Take out what a store is made of
-          admin        Rare steps in a store's life
-          doctor       Look for what is wrong with a store, and say what to do
-          bench        Measure how fast a store is on this machine, beside the limits measured in the same
-                       run
-          completions  Print a script that completes commands and options in a shell
+            Commands:
+              init         Make a data folder with a new store, or one that joins the store on a Kafka topic
+              serve        Serve stores until interrupted
+              status       Show how a store and its replica are doing
+              stores       List the stores of a server
+              store        Make, open, close and list the stores of a server that runs, or rebuild one that does
+                           not
+              schema       Which messages the configuration is made of
+              get          Show a node, or all elements of a container
+              ls           List the keys of a container, or what a node has below it
+              diff         Show what differs between two states
+              log          Show who changed what, when and why; the latest first
+              show         Show one event in full: who, when, why, under which conditions, and what it does
+              put          Make a node and everything below it equal to a value
+              update       Replace the data of a node that exists; its children stay
+              set          Set single fields of nodes that exist
+              unset        Clear single fields of nodes that exist
+              add          Add a new element to a keyed container, with its children
+              remove       Take elements out of their containers, with everything below them [alias: rm]
+              replace      Make an existing node, or a whole container, equal to a value
+              edit         Change a node in your editor
+              apply        Make the store as files say
+              commit       Commit several operations as one event: all of them or none
+              outcome      Tell what became of an event
+              withdraw     Make the end of an event definite: tell its outcome, or bar it for good
+              tag          Name a revision
+              untag        Take names off their revisions: all of them or none
+              tags         List the names of revisions
+              prune        Let go of old revisions for good
+              retention    How long old revisions are kept
+              policy       Who may do what
+              token        Bearer tokens: who shows one is its principal
+              sync         Wait until everything that was acknowledged before is seen here
+              export       Take out what a store is made of
+              restore      Bring an exported or copied log to life, in a new data folder
+              admin        Rare steps in a store's life
+              doctor       Look for what is wrong with a store, and say what to do
+              bench        Measure how fast a store is on this machine, beside the limits measured in the same
+                           run
+              completions  Print a script that completes commands and options in a shell
 
-        Options:
-          -h, --help
-                  Print help (see a summary with '-h')
+            Options:
+              -h, --help
+                      Print help (see a summary with '-h')
 
-          -V, --version
-                  Print version
+              -V, --version
+                      Print version
 
-        Global options:
-              --server <ADDR>
-                  The server to ask; CONFOLD_SERVER where not given, else 127.0.0.1:7411
+            Global options:
+                  --server <ADDR>
+                      The server to ask; CONFOLD_SERVER where not given, else 127.0.0.1:7411
 
-              --data <DIR>
-                  Work on the store in this folder, which no server has open; CONFOLD_DATA where not given
+                  --data <DIR>
+                      Work on the store in this folder, which no server has open; CONFOLD_DATA where not given
 
-              --as <NAME>
-                  Act with the rights of this principal on the store of --data; CONFOLD_AS where not given.
-                  A server knows who calls from a token or a certificate
+                  --as <NAME>
+                      Act with the rights of this principal on the store of --data; CONFOLD_AS where not given.
+                      A server knows who calls from a token or a certificate
 
-              --store <NAME>
-                  Which store, where a server has several; CONFOLD_STORE where not given
+                  --store <NAME>
+                      Which store, where a server has several; CONFOLD_STORE where not given
 
-              --ca <FILE>
-                  For https://: certificates (PEM) that may have signed the server's; CONFOLD_CA where not
-                  given, else those that the system trusts
+                  --ca <FILE>
+                      For https://: certificates (PEM) that may have signed the server's; CONFOLD_CA where not
+                      given, else those that the system trusts
 
-              --cert <FILE>
-                  For https://: the certificate (PEM) to show to the server; CONFOLD_CERT where not given
+                  --cert <FILE>
+                      For https://: the certificate (PEM) to show to the server; CONFOLD_CERT where not given
 
-              --key <FILE>
-                  The key (PEM) of --cert, which only its owner may read; CONFOLD_KEY where not given
+                  --key <FILE>
+                      The key (PEM) of --cert, which only its owner may read; CONFOLD_KEY where not given
 
-              --token-file <FILE>
-                  A file with the bearer token that says who asks, which only its owner may read;
-                  CONFOLD_TOKEN (the token itself) or CONFOLD_TOKEN_FILE where not given
+                  --token-file <FILE>
+                      A file with the bearer token that says who asks, which only its owner may read;
+                      CONFOLD_TOKEN (the token itself) or CONFOLD_TOKEN_FILE where not given
 
-              --insecure
-                  Send a token to another machine without TLS; with `serve`, let other machines in without
-                  TLS or without knowing who they are
+                  --insecure
+                      Send a token to another machine without TLS; with `serve`, let other machines in without
+                      TLS or without knowing who they are
 
-              --json
-                  Print JSON instead of text for people, errors included
+                  --json
+                      Print JSON instead of text for people, errors included
 
-              --timeout <TIME>
-                  How long to wait for an answer: 500ms, 10s, 2m [default: 10s]
+                  --timeout <TIME>
+                      How long to wait for an answer: 500ms, 10s, 2m [default: 10s]
 
-              --color <WHEN>
-                  When to use colours; never where NO_COLOR is set
+                  --color <WHEN>
+                      When to use colours; never where NO_COLOR is set
 
-                  [default: auto]
+                      [default: auto]
 
-        Exit status:
-          0  done, or nothing was to be done
-          1  refused by what stands in the store: a conflict, a guard, something that is there already or is
-          not
-          2  invalid: the command line, a path, a value or a schema
-          3  unavailable, or the outcome is unknown
-          4  no permission
-          5  damage, or an internal error
-    "#]],
+            Exit status:
+              0  done, or nothing was to be done
+              1  refused by what stands in the store: a conflict, a guard, something that is there already or is
+              not
+              2  invalid: the command line, a path, a value or a schema
+              3  unavailable, or the outcome is unknown
+              4  no permission
+              5  damage, or an internal error
+        "#]],
     );
     world.check(
         "--version",

@@ -436,10 +436,10 @@ fn init_makes_a_store_with_a_sample() {
     world.check(
         "init data",
         expect![[r#"
-        > init InitOptions { data: "FOLDER/data", store: "main", max_event_bytes: None, window: None, retention: None }
-        ! made the store main in data, log id abababababababababababababababab
-        ! Next: confold serve data
-    "#]],
+            > init InitOptions { data: "FOLDER/data", store: None, kafka: None, join: None, max_event_bytes: None, window: None, retention: None }
+            ! made the store main in data, log id abababababababababababababababab
+            ! Next: confold serve data
+        "#]],
     );
     world.check(
         "init data --schema s",
@@ -469,9 +469,9 @@ fn serve_says_where_it_listens() {
     world.check(
         "serve data --listen 127.0.0.1:0 --cache 512MiB",
         expect![[r#"
-        > serve ServeOptions { data: "FOLDER/data", listen: 127.0.0.1:0, cache_bytes: Some(536870912), protection: Protection { tls: None, require_token: false, insecure: false } }
-        ! serving main on http://127.0.0.1:0
-    "#]],
+            > serve ServeOptions { data: ["FOLDER/data"], stores: None, config: None, listen: Some(127.0.0.1:0), cache_bytes: Some(536870912), admins: [], on_dispute: None, dev_unsafe: false, protection: Protection { tls: None, require_token: false, insecure: false } }
+            ! serving main on http://127.0.0.1:0
+        "#]],
     );
     world
         .environment
@@ -479,9 +479,9 @@ fn serve_says_where_it_listens() {
     world.check(
         "serve --listen '[::1]:7411'",
         expect![[r#"
-        > serve ServeOptions { data: "/var/lib/confold", listen: [::1]:7411, cache_bytes: None, protection: Protection { tls: None, require_token: false, insecure: false } }
-        ! serving main on http://[::1]:7411
-    "#]],
+            > serve ServeOptions { data: ["/var/lib/confold"], stores: None, config: None, listen: Some([::1]:7411), cache_bytes: None, admins: [], on_dispute: None, dev_unsafe: false, protection: Protection { tls: None, require_token: false, insecure: false } }
+            ! serving main on http://[::1]:7411
+        "#]],
     );
 }
 

@@ -4,6 +4,7 @@
 mod applying;
 mod failing;
 mod fake;
+mod growing;
 mod helping;
 mod keeping;
 mod reading;

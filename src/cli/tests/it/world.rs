@@ -4,7 +4,7 @@ use crate::fake::Fake;
 use async_trait::async_trait;
 use confold_cli::{
     Context, Exit, Failure, bench,
-    local::{Access, Exported, Finding, InitOptions, Initialised, Level, Local, Scratch, ServeOptions, Serving},
+    local::{Access, Copied, CopyOptions, Exported, Finding, InitOptions, Initialised, Level, Local, Rebuilt, Reopened, Scratch, ServeOptions, Serving, Survey},
     run_async,
 };
 use confold_client::{Retries, Tls};
@@ -190,8 +190,10 @@ impl Local for Disk {
     async fn init(&self, options: InitOptions) -> Result<Initialised, Failure> {
         self.note(format!("init {options:?}"));
         Ok(Initialised {
-            store: options.store,
+            store: options.store.unwrap_or_else(|| "main".to_owned()),
             log_id: "ab".repeat(16),
+            joined: options.join.is_some(),
+            notes: Vec::new(),
         })
     }
 
@@ -202,8 +204,9 @@ impl Local for Disk {
     ) -> Result<(), Failure> {
         self.note(format!("serve {options:?}"));
         ready(&Serving {
-            address: options.listen,
+            address: options.listen.unwrap_or_else(|| "127.0.0.1:7411".parse().unwrap()),
             stores: vec!["main".to_owned()],
+            tls: options.protection.tls.is_some(),
         });
         Ok(())
     }
@@ -212,6 +215,52 @@ impl Local for Disk {
         let who = principal.map(|name| format!(" as {name}")).unwrap_or_default();
         self.note(format!("open {} {access:?}{who}", data.display()));
         Ok(self.fake.clone())
+    }
+
+    async fn survey(&self, options: &CopyOptions) -> Result<Survey, Failure> {
+        self.note(format!("survey {:?}", options.from));
+        Ok(Survey {
+            store: "main".to_owned(),
+            end: 4_190,
+        })
+    }
+
+    async fn copy_log(
+        &self,
+        options: CopyOptions,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Copied, Failure> {
+        self.note(format!("copy {options:?}"));
+        progress(0, 4_182);
+        Ok(Copied {
+            store: "main".to_owned(),
+            log_id: "ab".repeat(16),
+            records: 4_182,
+            digest: ROOT.to_owned(),
+            resumed_at: if options.resume { 1_000 } else { 0 },
+            incarnation: "cd".repeat(16),
+            transport_id: "ef".repeat(16),
+            opened: 4_182,
+            kept: options.is_move.then(|| "data/log.moved-1".to_owned()),
+            sealed: options.is_move,
+        })
+    }
+
+    async fn unseal(&self, data: &Path, author: &str, principal: &str) -> Result<Reopened, Failure> {
+        self.note(format!("unseal {} by {author} as {principal}", data.display()));
+        Ok(Reopened {
+            incarnation: "cd".repeat(16),
+            position: 4_183,
+        })
+    }
+
+    async fn rebuild(&self, data: &Path) -> Result<Rebuilt, Failure> {
+        self.note(format!("rebuild {}", data.display()));
+        Ok(Rebuilt {
+            aside: Some(format!("{}/store.damaged-1", data.display())),
+            folded: Some(4182),
+            reason: Some("a mark differed".to_owned()),
+        })
     }
 
     async fn doctor(&self, data: &Path, deep: bool) -> Result<Vec<Finding>, Failure> {
