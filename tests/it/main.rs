@@ -4,6 +4,7 @@ mod crash;
 mod guide;
 mod kafka;
 mod moving;
+mod replicas;
 mod secure;
 mod server;
 mod snapshot;
