@@ -7,7 +7,7 @@
 #   compose/kafka.sh hold DIR [OPTION]   the same, but the cluster lives as long as this command: see below
 #   compose/kafka.sh stop DIR            stops it in order; DIR stays and can be started again
 #   compose/kafka.sh tool NAME [ARG]     a command of Kafka's: topics, configs, acls, delete-records, dump-log, offsets,
-#                                        leader-election, features, quorum, storage
+#                                        leader-election, features, quorum, reassign, storage
 #
 # Options of start and hold; they count when DIR is made, later starts take what stands in DIR:
 #   --brokers N       1 (default), or 3: then topics have three copies and min.insync.replicas is 2
@@ -16,6 +16,8 @@
 #   --sasl NAMES      also a listener with TLS and SCRAM-SHA-512, for these users (comma between them)
 #   --tls             also a listener with TLS that demands a client's certificate
 #   --acl             who is not allowed is refused; whoever comes without TLS is the super user
+#   --fronts N        also N listeners that each tell their clients other addresses than their own: whoever wants to stand between
+#                     client and broker listens there, at front-N/asked, and passes on to front-N/served
 #   --set NAME=VALUE  a broker setting, as in server.properties; may be repeated
 #   --speed           compile everything properly: for measuring; starts slower
 #
@@ -148,8 +150,9 @@ tool() {
         leader-election) class=org.apache.kafka.tools.LeaderElectionCommand ;;
         features) class=org.apache.kafka.tools.FeatureCommand ;;
         quorum) class=org.apache.kafka.tools.MetadataQuorumCommand ;;
+        reassign) class=org.apache.kafka.tools.reassign.ReassignPartitionsCommand ;;
         storage) class=kafka.tools.StorageTool ;;
-        *) fail "There is no tool $name: topics, configs, acls, delete-records, dump-log, offsets, leader-election, features, quorum, storage" ;;
+        *) fail "There is no tool $name: topics, configs, acls, delete-records, dump-log, offsets, leader-election, features, quorum, reassign, storage" ;;
     esac
     run_class "$class" "$@"
 }
@@ -200,7 +203,7 @@ list() {
 
 make_settings() {
     [ "$brokers" = 1 ] || [ "$brokers" = 3 ] || fail "--brokers is 1 or 3, not $brokers"
-    count=$((brokers * 4))
+    count=$((brokers * (4 + 2 * fronts)))
     if [ -n "$first_port" ]; then
         ports=$(awk -v first="$first_port" -v count="$count" 'BEGIN { for (i = 0; i < count; i++) print first + i }')
     else
@@ -218,6 +221,19 @@ make_settings() {
     list "$plain" 127.0.0.1: >"$dir/bootstrap"
     [ -z "$sasl" ] || list "$secret" localhost: >"$dir/bootstrap-sasl"
     [ -z "$tls" ] || list "$mutual" localhost: >"$dir/bootstrap-tls"
+    front=1
+    while [ "$front" -le "$fronts" ]; do
+        asked="" served="" node=1
+        while [ "$node" -le "$brokers" ]; do
+            asked="$asked $1" served="$served $2"
+            shift 2
+            node=$((node + 1))
+        done
+        mkdir -p "$dir/front-$front"
+        list "$asked" 127.0.0.1: >"$dir/front-$front/asked"
+        list "$served" 127.0.0.1: >"$dir/front-$front/served"
+        front=$((front + 1))
+    done
     least=1
     [ "$brokers" = 1 ] || least=2
     node=1
@@ -225,6 +241,13 @@ make_settings() {
         mkdir -p "$dir/broker-$node"
         p=$(echo $plain | cut -d ' ' -f $node) c=$(echo $controller | cut -d ' ' -f $node)
         s=$(echo $secret | cut -d ' ' -f $node) m=$(echo $mutual | cut -d ' ' -f $node)
+        at="" told="" named="" front=1
+        while [ "$front" -le "$fronts" ]; do
+            at="$at,FRONT$front://$(cut -d , -f $node "$dir/front-$front/served")"
+            told="$told,FRONT$front://$(cut -d , -f $node "$dir/front-$front/asked")"
+            named="$named,FRONT$front:PLAINTEXT"
+            front=$((front + 1))
+        done
         {
             cat <<SETTINGS
 process.roles=broker,controller
@@ -232,9 +255,9 @@ node.id=$node
 controller.quorum.voters=$voters
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listeners=PLAINTEXT://127.0.0.1:$p,CONTROLLER://127.0.0.1:$c${sasl:+,SASL_SSL://127.0.0.1:$s}${tls:+,SSL://127.0.0.1:$m}
-advertised.listeners=PLAINTEXT://127.0.0.1:$p${sasl:+,SASL_SSL://localhost:$s}${tls:+,SSL://localhost:$m}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL
+listeners=PLAINTEXT://127.0.0.1:$p,CONTROLLER://127.0.0.1:$c${sasl:+,SASL_SSL://127.0.0.1:$s}${tls:+,SSL://127.0.0.1:$m}$at
+advertised.listeners=PLAINTEXT://127.0.0.1:$p${sasl:+,SASL_SSL://localhost:$s}${tls:+,SSL://localhost:$m}$told
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL$named
 log.dirs=$dir/broker-$node/data
 auto.create.topics.enable=false
 default.replication.factor=$brokers
@@ -429,7 +452,7 @@ hold() {
     [ -z "$remove" ] || rm -rf "$dir"
 }
 
-brokers=1 heap="" first_port="" sasl="" tls="" acl="" set="" speed="" remove="" share=""
+brokers=1 heap="" first_port="" sasl="" tls="" acl="" set="" speed="" remove="" share="" fronts=0
 command=${1:-help}
 [ $# = 0 ] || shift
 case $command in
@@ -446,6 +469,7 @@ case $command in
                 --sasl) sasl=$2 && shift ;;
                 --tls) tls=yes ;;
                 --acl) acl=yes ;;
+                --fronts) fronts=$2 && shift ;;
                 --set) set="$set$2
 " && shift ;;
                 --speed) speed=-XX:+TieredCompilation ;;

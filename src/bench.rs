@@ -1,13 +1,15 @@
 //! The parts of `confold bench` that need the log and the store themselves: what a fold does without a server around it,
 //! and the bare call that everything over a socket is measured against.
 
-use crate::folder::{self, DEFAULT_RETENTION};
-use crate::local::{failure, internal};
 use crate::Embedded;
+use crate::config::Kafka;
+use crate::folder::{self, DEFAULT_RETENTION, OnKafka};
+use crate::local::{failure, internal};
 use bytes::Bytes;
 use confold_cli::Failure;
 use confold_cli::bench::{self, Load, Measured, Part, Recorder};
 use confold_log::LogError;
+use confold_log_kafka::{Admin, Bare, ClientSettings, NewTopic, TopicError};
 use confold_model::event::{
     Body, Commit, Event, FORMAT, Genesis, LEVEL, Limits, Operation, OperationKind, RetentionPolicy, WINDOW,
 };
@@ -16,8 +18,10 @@ use confold_model::ids::{EventId, Hash, Incarnation, Position, Time};
 use confold_model::objects::NoObjects;
 use confold_model::path::{Path, Step};
 use confold_model::state::State;
-use confold_replica::{Begin, Options};
+use confold_replica::{Begin, Options, Proposal};
 use confold_server::echo;
+use std::collections::VecDeque;
+use std::path::Path as FilePath;
 use std::time::{Duration, Instant};
 
 /// `None` for the parts that any server can be asked.
@@ -29,6 +33,9 @@ pub async fn run(part: Part, load: &Load) -> Result<Option<Measured>, Failure> {
         }
         Part::DurableFold => Some(durable_fold(load).await?),
         Part::Echo { clients } => Some(echo_calls(load, clients).await?),
+        Part::Bare { in_flight } => Some(bare_kafka(load, in_flight).await?),
+        Part::InProcess { in_flight } => Some(commits_in_process(load, in_flight).await?),
+        Part::NewReplica => Some(new_replica(load).await?),
         _ => None,
     })
 }
@@ -41,16 +48,12 @@ struct Author {
 
 impl Author {
     fn record(&mut self, at: u64, body: Body<'_>) -> Vec<u8> {
-        self.turn += 1;
-        let mut nonce = [0; 16];
-        nonce[..8].copy_from_slice(&self.turn.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-        nonce[8..].copy_from_slice(&self.turn.to_be_bytes());
-        let id = EventId { seen: Position(at.saturating_sub(1)), nonce };
+        let intention = self.mint(at);
         let without_id = matches!(body, Body::Genesis(_));
         Event {
             format: FORMAT,
             incarnation: self.incarnation,
-            intention: (!without_id).then(|| (id, Hash::of(&nonce))),
+            intention: (!without_id).then_some(intention),
             author: "bench".into(),
             principal: "".into(),
             client_time_ms: 0,
@@ -60,16 +63,34 @@ impl Author {
         .encode()
     }
 
-    fn put(&mut self, at: u64, items: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
-        let operation = |(key, value): (String, Vec<u8>)| Operation {
-            path: Path { steps: vec![Step { field: 1, key: Some(key.into_bytes().into()) }] },
-            strict: false,
-            base: None,
-            kind: OperationKind::Put { value: value.into() },
-        };
-        let operations = items.into_iter().map(operation).collect();
-        self.record(at, Body::Commit(Commit { guards: vec![], operations }))
+    /// The same as a proposal to a replica.
+    fn proposal(&mut self, at: u64, item: (String, Vec<u8>)) -> Proposal {
+        let (id, intent) = self.mint(at);
+        Proposal { id: Some(id), intent, author: "bench".into(), ..Proposal::new(puts([item])) }
     }
+
+    fn put(&mut self, at: u64, items: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
+        self.record(at, puts(items))
+    }
+
+    fn mint(&mut self, at: u64) -> (EventId, Hash) {
+        self.turn += 1;
+        let mut nonce = [0; 16];
+        nonce[..8].copy_from_slice(&self.turn.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        nonce[8..].copy_from_slice(&self.turn.to_be_bytes());
+        (EventId { seen: Position(at.saturating_sub(1)), nonce }, Hash::of(&nonce))
+    }
+}
+
+fn puts(items: impl IntoIterator<Item = (String, Vec<u8>)>) -> Body<'static> {
+    let operation = |(key, value): (String, Vec<u8>)| Operation {
+        path: Path { steps: vec![Step { field: 1, key: Some(key.into_bytes().into()) }] },
+        strict: false,
+        base: None,
+        kind: OperationKind::Put { value: value.into() },
+    };
+    let operations = items.into_iter().map(operation).collect();
+    Body::Commit(Commit { guards: vec![], operations })
 }
 
 const CHILDREN_AT_ONCE: u64 = 10_000;
@@ -141,6 +162,13 @@ async fn durable_fold(load: &Load) -> Result<Measured, Failure> {
     let begin = Begin { retention: DEFAULT_RETENTION, ..Begin::default() };
     let log_id = folder::create(&data, "bench", &begin).map_err(failure)?;
     let store = Embedded::open(&data, Options::default()).await.map_err(failure)?;
+    let recorder = write_through(&store, log_id, load).await?;
+    store.close().await.map_err(failure)?;
+    Ok(Measured { note: format!("{} children, file log and RocksDB", load.children), ..recorder })
+}
+
+/// Hands records to the log of a new store for the load's time, and waits until all of them are folded.
+async fn write_through(store: &Embedded, log_id: [u8; 16], load: &Load) -> Result<Measured, Failure> {
     let handle = store.handle().clone();
     let mut author = Author { incarnation: Incarnation(log_id), turn: 0 };
     let folded = |revision: u64| {
@@ -186,9 +214,137 @@ async fn durable_fold(load: &Load) -> Result<Measured, Failure> {
         at = handle.view().position.0;
     }
     folded(before + turn).await?;
+    Ok(recorder.measured(began.elapsed()))
+}
+
+/// A topic for one measurement, removed when dropped.
+pub struct ScratchTopic {
+    admin: Admin,
+    settings: ClientSettings,
+    name: String,
+    kafka: Kafka,
+}
+
+impl ScratchTopic {
+    /// As strong as the brokers allow.
+    pub fn make(brokers: &str) -> Result<ScratchTopic, Failure> {
+        let settings = ClientSettings::new(brokers);
+        let admin = Admin::new(&settings, KAFKA_PATIENCE).map_err(|error| failure(error.into()))?;
+        let mut nonce = [0; 8];
+        getrandom::fill(&mut nonce).map_err(internal)?;
+        let name = format!("confold-bench-{:016x}", u64::from_be_bytes(nonce));
+        let strong = NewTopic::new(&name, usize::try_from(Limits::default().max_event_bytes).map_err(internal)?);
+        let weak = NewTopic { replication: 1, min_insync: 1, ..strong.clone() };
+        let mut kafka = Kafka { brokers: brokers.to_owned(), topic: Some(name.clone()), ..Kafka::default() };
+        match admin.create_topic(&strong) {
+            Ok(()) => {}
+            Err(TopicError::TooFewBrokers { .. }) => {
+                admin.create_topic(&weak).map_err(|error| failure(error.into()))?;
+                kafka.dev_unsafe = true;
+            }
+            Err(error) => return Err(failure(error.into())),
+        }
+        Ok(ScratchTopic { admin, settings, name, kafka })
+    }
+
+    /// A data folder on it; the store is begun by the first.
+    pub fn folder(&self, dir: &FilePath) -> Result<[u8; 16], Failure> {
+        let on = OnKafka { kafka: self.kafka.clone(), ..OnKafka::default() };
+        let begin = Begin { retention: DEFAULT_RETENTION, ..Begin::default() };
+        Ok(folder::create_on_kafka(dir, &on, &begin).map_err(failure)?.begun.log_id)
+    }
+}
+
+impl Drop for ScratchTopic {
+    fn drop(&mut self) {
+        if let Err(error) = self.admin.delete_topic(&self.name) {
+            tracing::warn!(%error, topic = self.name, "a topic of the benchmark is left behind");
+        }
+    }
+}
+
+const KAFKA_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The topic of a part that needs one.
+fn scratch_topic(load: &Load) -> Result<ScratchTopic, Failure> {
+    match &load.kafka {
+        Some(brokers) => ScratchTopic::make(brokers),
+        None => Err(internal("this part needs brokers")),
+    }
+}
+
+async fn bare_kafka(load: &Load, in_flight: usize) -> Result<Measured, Failure> {
+    let load = load.clone();
+    let run = move || {
+        let topic = scratch_topic(&load)?;
+        let mut bare = Bare::new(&topic.settings, &topic.name).map_err(internal)?;
+        // Connections, metadata and caches are warm before anything counts.
+        bare.run(in_flight, load.record_bytes, load.duration / 4, |_| ()).map_err(internal)?;
+        let mut recorder = Recorder::new();
+        let began = Instant::now();
+        let done = |produced| if in_flight == 1 { recorder.record(produced) } else { recorder.count(1) };
+        bare.run(in_flight, load.record_bytes, load.duration, done).map_err(internal)?;
+        let note = format!("{} bytes, produced and consumed", load.record_bytes);
+        Ok(Measured { note, ..recorder.measured(began.elapsed()) })
+    };
+    tokio::task::spawn_blocking(run).await.map_err(internal)?
+}
+
+/// A store on a topic of its own, in a folder of its own.
+async fn open_on(topic: &ScratchTopic, dir: &FilePath) -> Result<(Embedded, [u8; 16]), Failure> {
+    let log_id = tokio::task::block_in_place(|| topic.folder(dir))?;
+    Ok((Embedded::open(dir, Options::default()).await.map_err(failure)?, log_id))
+}
+
+/// Commits of one put each, proposed to a replica in this process; each ends when its event came back from the brokers and is in
+/// the store.
+async fn commits_in_process(load: &Load, in_flight: usize) -> Result<Measured, Failure> {
+    let dir = tempfile::tempdir().map_err(internal)?;
+    let topic = tokio::task::block_in_place(|| scratch_topic(load))?;
+    let (store, log_id) = open_on(&topic, &dir.path().join("data")).await?;
+    // Children, and everything warm.
+    write_through(&store, log_id, &Load { duration: load.duration / 4, ..load.clone() }).await?;
+    let handle = store.handle();
+    let mut author = Author { incarnation: Incarnation(log_id), turn: u64::from(u32::MAX) };
+    let mut under_way = VecDeque::new();
+    let mut recorder = Recorder::new();
+    let began = Instant::now();
+    let mut turn = 0;
+    loop {
+        while began.elapsed() < load.duration && under_way.len() < in_flight {
+            turn += 1;
+            let index = bench::scattered(turn) % load.children;
+            let proposed = Instant::now();
+            let proposal = author.proposal(handle.view().position.0, bench::item(index, turn, load));
+            under_way.push_back((proposed, handle.submit(proposal, KAFKA_PATIENCE).map_err(internal)?));
+        }
+        let Some((proposed, submission)) = under_way.pop_front() else { break };
+        submission.settled().await.map_err(internal)?;
+        if in_flight == 1 { recorder.record(proposed) } else { recorder.count(1) }
+    }
     let took = began.elapsed();
     store.close().await.map_err(failure)?;
-    Ok(Measured { note: format!("{} children, file log and RocksDB", load.children), ..recorder.measured(took) })
+    Ok(recorder.measured(took))
+}
+
+/// From an empty folder until everything on a long topic is folded and in the store.
+async fn new_replica(load: &Load) -> Result<Measured, Failure> {
+    let dir = tempfile::tempdir().map_err(internal)?;
+    let topic = tokio::task::block_in_place(|| scratch_topic(load))?;
+    let (first, log_id) = open_on(&topic, &dir.path().join("first")).await?;
+    write_through(&first, log_id, load).await?;
+    let wanted = first.handle().view().position;
+    first.close().await.map_err(failure)?;
+    let second = dir.path().join("second");
+    tokio::task::block_in_place(|| topic.folder(&second))?;
+    let began = Instant::now();
+    let store = Embedded::open(&second, Options::default()).await.map_err(failure)?;
+    store.handle().at_least(wanted, 30 * load.duration).await.map_err(internal)?;
+    let took = began.elapsed();
+    store.close().await.map_err(failure)?;
+    let mut recorder = Recorder::new();
+    recorder.count(wanted.0);
+    Ok(Measured { note: format!("{} records, brokers beside it", wanted.0), ..recorder.measured(took) })
 }
 
 const CLIENTS_PER_CONNECTION: usize = 8;

@@ -1,5 +1,6 @@
 //! What the command line needs of a disk: data folders made, opened, served, looked over and copied.
 
+use crate::bench::ScratchTopic;
 use crate::config::{self, Config, Kafka};
 use crate::folder::{self, DEFAULT_RETENTION, FolderError, OnKafka};
 use crate::kafka::Shape;
@@ -208,10 +209,19 @@ impl Local for OnThisMachine {
         Ok(exported)
     }
 
-    async fn scratch(&self, folder: &Path) -> Result<Scratch, Failure> {
+    async fn scratch(&self, folder: &Path, load: &Load) -> Result<Scratch, Failure> {
+        let topic = load.kafka.as_deref().map(|brokers| tokio::task::block_in_place(|| ScratchTopic::make(brokers)));
+        let topic = topic.transpose()?;
         let dir = folder.to_owned();
-        let begin = Begin { retention: DEFAULT_RETENTION, ..Begin::default() };
-        blocking(move || folder::create(&dir, "scratch", &begin)).await?;
+        match &topic {
+            Some(topic) => {
+                tokio::task::block_in_place(|| topic.folder(&dir))?;
+            }
+            None => {
+                let begin = Begin { retention: DEFAULT_RETENTION, ..Begin::default() };
+                blocking(move || folder::create(&dir, "scratch", &begin)).await?;
+            }
+        }
         let store = Embedded::open(folder, Options::default()).await.map_err(failure)?;
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         let handle = store.handle().clone();
@@ -226,7 +236,7 @@ impl Local for OnThisMachine {
                 tracing::error!(%error, "the scratch store did not close in order");
             }
         });
-        Ok(Scratch { address, guard: Box::new(stop) })
+        Ok(Scratch { address, guard: Box::new((stop, topic)) })
     }
 
     async fn bench(&self, part: Part, load: &Load) -> Result<Option<Measured>, Failure> {

@@ -55,8 +55,9 @@ pub trait Local: Send + Sync {
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Exported, Failure>;
 
-    /// A server with a new, empty store in this folder, on a free port of this machine.
-    async fn scratch(&self, folder: &Path) -> Result<Scratch, Failure>;
+    /// A server with a new, empty store in this folder, on a free port of this machine; the log is a new topic where the load
+    /// names brokers.
+    async fn scratch(&self, folder: &Path, load: &bench::Load) -> Result<Scratch, Failure>;
 
     /// One part of the benchmark that needs what only the program has. `None`: there is no such part here.
     async fn bench(&self, part: bench::Part, load: &bench::Load) -> Result<Option<bench::Measured>, Failure>;

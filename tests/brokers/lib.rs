@@ -42,6 +42,8 @@ pub struct Setup {
     pub acl: bool,
     /// Memory of each broker in MB; None is 512 for one broker and 320 for three.
     pub heap: Option<u32>,
+    /// So many listeners more, each for a test that stands between a client and the brokers: see [`Cluster::front`].
+    pub fronts: usize,
     /// Broker settings, as in server.properties.
     pub settings: Vec<(String, String)>,
     /// For measuring: code is compiled properly, the start is slower.
@@ -57,6 +59,7 @@ impl Default for Setup {
             tls: false,
             acl: false,
             heap: None,
+            fronts: 0,
             settings: Vec::new(),
             speed: false,
         }
@@ -143,6 +146,9 @@ impl Cluster {
         if let Some(heap) = setup.heap {
             command.args(["--heap", &heap.to_string()]);
         }
+        if setup.fronts > 0 {
+            command.args(["--fronts", &setup.fronts.to_string()]);
+        }
         for (name, value) in &setup.settings {
             command.args(["--set", &format!("{name}={value}")]);
         }
@@ -191,6 +197,15 @@ impl Cluster {
     /// The same for the listener with TLS that demands a client's certificate.
     pub fn bootstrap_tls(&self) -> String {
         self.file("bootstrap-tls")
+    }
+
+    /// A listener that tells its clients other addresses than its own, numbered from 1: for each broker the address that a client
+    /// is told, where a test has to listen, and the address where the broker answers. Neither TLS nor a login.
+    pub fn front(&self, number: usize) -> Vec<(String, String)> {
+        let side = |name: &str| self.file(&format!("front-{number}/{name}"));
+        let (asked, served) = (side("asked"), side("served"));
+        let pairs = asked.split(',').zip(served.split(','));
+        pairs.map(|(asked, served)| (asked.to_owned(), served.to_owned())).collect()
     }
 
     /// HOST:PORT of one broker, without TLS.

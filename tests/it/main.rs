@@ -1,10 +1,11 @@
 //! The whole thing, from outside: one binary, so that it links RocksDB once.
 
+mod cluster;
 mod crash;
+mod fences;
 mod guide;
 mod kafka;
 mod moving;
-mod replicas;
 mod secure;
 mod server;
 mod snapshot;

@@ -20,11 +20,15 @@ impl ServerProcess {
 
     /// With more options.
     pub fn start_with(data: &Path, options: &[&str]) -> ServerProcess {
-        let words = ["serve", data.to_str().unwrap(), "--listen", "127.0.0.1:0"];
-        ServerProcess::run(&[&words[..], options].concat())
+        let serve = ["serve", data.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+        ServerProcess::run(&[&serve[..], options].concat())
     }
 
-    /// `serve` with words of the caller's.
+    pub fn start_at(data: &Path, listen: &str) -> ServerProcess {
+        ServerProcess::run(&["serve", data.to_str().unwrap(), "--listen", listen])
+    }
+
+    /// The same with words of the caller's.
     pub fn run(words: &[&str]) -> ServerProcess {
         ServerProcess::run_with(words, &[])
     }
@@ -52,6 +56,12 @@ impl ServerProcess {
             }
             said.push(line);
         }
+    }
+
+    /// Sends it a signal by its name: `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) {
+        let process = self.child.id();
+        assert!(Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().unwrap().success());
     }
 
     pub fn kill(mut self) {

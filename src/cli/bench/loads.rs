@@ -92,7 +92,14 @@ pub async fn run(part: Part, target: &Target, load: &Load) -> Result<Option<Meas
         Part::Mixed { clients } => many(target, load, clients, 1).await?,
         Part::Reads { clients } => many(target, load, clients, 0).await?,
         Part::Stream { in_flight } => stream(target, load, in_flight).await?,
-        Part::Blake3 | Part::Fdatasync | Part::Fold | Part::DurableFold | Part::Echo { .. } => return Ok(None),
+        Part::Blake3
+        | Part::Fdatasync
+        | Part::Fold
+        | Part::DurableFold
+        | Part::Echo { .. }
+        | Part::Bare { .. }
+        | Part::InProcess { .. }
+        | Part::NewReplica => return Ok(None),
     }))
 }
 

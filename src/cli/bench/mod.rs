@@ -14,6 +14,9 @@ pub use measure::{Measured, Recorder};
 
 use std::time::Duration;
 
+/// As many records on their way as brokers and client library can use.
+const FULL: usize = 16_384;
+
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Part {
@@ -27,6 +30,8 @@ pub enum Part {
     DurableFold,
     /// An empty call over gRPC: the limit of unary calls.
     Echo { clients: usize },
+    /// Records produced to brokers and consumed again, without a log on top: the limit of everything on Kafka.
+    Bare { in_flight: usize },
     /// One commit after the other per client.
     Commits { clients: usize },
     /// Many commits in flight on one stream.
@@ -35,6 +40,10 @@ pub enum Part {
     Reads { clients: usize },
     /// Nine reads to a commit.
     Mixed { clients: usize },
+    /// Commits in process, on a log on Kafka.
+    InProcess { in_flight: usize },
+    /// A new replica folds a long topic.
+    NewReplica,
 }
 
 /// What a measurement works with.
@@ -46,6 +55,8 @@ pub struct Load {
     pub record_bytes: usize,
     /// How long each part runs.
     pub duration: Duration,
+    /// Brokers, as HOST:PORT with commas: the log is a topic there.
+    pub kafka: Option<String>,
 }
 
 impl Part {
@@ -61,12 +72,20 @@ impl Part {
             Part::Stream { in_flight } => format!("commits, one stream, {in_flight} in flight"),
             Part::Reads { clients } => format!("reads, {}", clients_text(clients)),
             Part::Mixed { clients } => format!("9 reads to a commit, {}", clients_text(clients)),
+            Part::Bare { in_flight } => format!("limit: bare Kafka, {in_flight} in flight"),
+            Part::InProcess { in_flight } => format!("commits in process, {in_flight} in flight"),
+            Part::NewReplica => "a new replica folds the topic".to_owned(),
         }
     }
 
     /// What bounds it, where that is measured too.
-    pub fn limit(self) -> Option<Part> {
+    pub fn limit(self, load: &Load) -> Option<Part> {
         match self {
+            Part::Commits { clients: 1 } if load.kafka.is_some() => Some(Part::Bare { in_flight: 1 }),
+            Part::Stream { .. } if load.kafka.is_some() => Some(Part::Bare { in_flight: FULL }),
+            Part::InProcess { in_flight: 1 } => Some(Part::Bare { in_flight: 1 }),
+            Part::InProcess { .. } => Some(Part::Bare { in_flight: FULL }),
+            Part::NewReplica => Some(Part::DurableFold),
             Part::Fold => Some(Part::Blake3),
             Part::DurableFold => Some(Part::Fold),
             Part::Commits { clients: 1 } => Some(Part::Fdatasync),
@@ -74,7 +93,7 @@ impl Part {
                 Some(Part::Echo { clients })
             }
             Part::Stream { .. } => Some(Part::DurableFold),
-            Part::Blake3 | Part::Fdatasync | Part::Echo { .. } => None,
+            Part::Blake3 | Part::Fdatasync | Part::Echo { .. } | Part::Bare { .. } => None,
         }
     }
 
@@ -88,6 +107,21 @@ impl Part {
         parts.extend(clients.map(|clients| Part::Reads { clients }));
         parts.push(Part::Mixed { clients: 16 });
         parts
+    }
+
+    /// What a log on Kafka adds to it.
+    pub fn on_kafka() -> Vec<Part> {
+        vec![
+            Part::DurableFold,
+            Part::Bare { in_flight: 1 },
+            Part::Bare { in_flight: 256 },
+            Part::Bare { in_flight: FULL },
+            Part::InProcess { in_flight: 1 },
+            Part::InProcess { in_flight: 256 },
+            Part::Commits { clients: 1 },
+            Part::Stream { in_flight: 256 },
+            Part::NewReplica,
+        ]
     }
 }
 

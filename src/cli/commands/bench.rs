@@ -30,6 +30,9 @@ pub struct Args {
     /// The folder for temporary files, on the disk that is to be measured
     #[arg(long, value_name = "DIR")]
     folder: Option<String>,
+    /// Measure the log on Kafka, on topics that are made there and removed again: HOST:PORT, several separated by commas
+    #[arg(long, value_name = "BROKERS", conflicts_with = "server")]
+    kafka: Option<String>,
 }
 
 pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
@@ -37,11 +40,13 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         children: args.children.max(1),
         record_bytes: usize::try_from(args.record).unwrap_or(usize::MAX).clamp(100, 1 << 20),
         duration: args.duration,
+        kafka: args.kafka.clone(),
     };
+    let all = if load.kafka.is_some() { Part::on_kafka() } else { Part::all() };
     let wanted = |part: &Part| args.only.as_ref().is_none_or(|text| part.name().contains(text));
-    let parts: Vec<Part> = Part::all().into_iter().filter(wanted).collect();
+    let parts: Vec<Part> = all.iter().copied().filter(wanted).collect();
     if parts.is_empty() {
-        let names = Part::all().into_iter().map(Part::name).collect::<Vec<_>>().join("; ");
+        let names = all.into_iter().map(Part::name).collect::<Vec<_>>().join("; ");
         return Err(Failure::invalid("no part has such a name").hint(format!("the parts are: {names}")));
     }
     let failed = |error: std::io::Error| Failure::new(Exit::Damaged, format!("cannot make a folder: {error}"));
@@ -56,7 +61,7 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
             (target(app, address.clone(), store)?, None)
         }
         None => {
-            let scratch = app.context.local.scratch(folder.path()).await?;
+            let scratch = app.context.local.scratch(folder.path(), &load).await?;
             (target(app, scratch.address, String::new())?, Some(scratch.guard))
         }
     };
@@ -67,7 +72,12 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         let measured = match part {
             Part::Blake3 => Some(bench::blake3(&load)),
             Part::Fdatasync => Some(bench::fdatasync(&load, folder.path())?),
-            Part::Fold | Part::DurableFold | Part::Echo { .. } => app.context.local.bench(part, &load).await?,
+            Part::Fold
+            | Part::DurableFold
+            | Part::Echo { .. }
+            | Part::Bare { .. }
+            | Part::InProcess { .. }
+            | Part::NewReplica => app.context.local.bench(part, &load).await?,
             _ => {
                 if !prepared {
                     bench::prepare(&target, &load).await?;
@@ -94,7 +104,7 @@ fn target(app: &App, address: String, store: String) -> Result<Target, Failure> 
 
 fn print(app: &mut App, load: &Load, done: &BTreeMap<Part, Measured>) -> Result<(), Failure> {
     let share = |part: &Part, measured: &Measured| {
-        let limit = done.get(&part.limit()?)?;
+        let limit = done.get(&part.limit(load)?)?;
         Some(measured.rate / limit.rate)
     };
     if app.ui.json {

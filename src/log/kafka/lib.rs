@@ -16,6 +16,7 @@
 
 mod admin;
 mod anchors;
+mod bare;
 mod copy;
 mod ffi;
 mod notes;
@@ -42,6 +43,7 @@ use parking_lot::Mutex;
 
 pub use admin::{Admin, TopicError};
 use anchors::Anchors;
+pub use bare::Bare;
 pub use copy::KafkaCopy;
 use ffi::Consumer;
 pub use preflight::{Finding, Preflight, Severity, Wanted};
@@ -412,8 +414,12 @@ impl Connected {
     /// What stands at offset 0 says how offsets become positions. Where it is gone, the notes say so.
     fn find_frame(&self) -> Result<(Frame, Option<Line>), LogError> {
         if self.ends.0 > 0 {
-            let shift = self.noted.as_ref().map_or(0, |notes| notes.shift);
-            return Ok((Frame { shift, origin: None }, None));
+            let frame = self.noted.as_ref().map_or(Frame::PLAIN, |notes| Frame {
+                shift: notes.shift,
+                copied: Position(notes.copied),
+                origin: None,
+            });
+            return Ok((frame, None));
         }
         if self.ends.1 == 0 {
             return Ok((Frame::PLAIN, None));

@@ -1,5 +1,5 @@
 //! Hints in the data folder. Without them everything works; with them a topic that has lost its first record still says where
-//! its positions begin, and a leader epoch that went down is seen across a restart.
+//! its positions begin and which of its records were copied, and a leader epoch that went down is seen across a restart.
 
 use std::path::Path;
 
@@ -13,6 +13,8 @@ pub struct Notes {
     pub topic_id: String,
     /// Position minus offset.
     pub shift: i64,
+    /// Records below this position were copied.
+    pub copied: u64,
     pub epoch: i32,
     pub epoch_offset: i64,
 }
@@ -29,6 +31,7 @@ pub fn write(shared: &Shared) {
     let notes = Notes {
         topic_id: hex_id(shared.topic_id),
         shift: shared.frame.shift,
+        copied: shared.frame.copied.0,
         epoch,
         epoch_offset: offset,
     };

@@ -393,16 +393,15 @@ impl Track {
     }
 
     fn time(&self, shared: &Shared, message: Message<'_>) -> Result<Time, LogError> {
-        if let Some(origin) = &shared.frame.origin
-            && shared.frame.position(message.offset()) < origin.end
-        {
+        let copied = shared.frame.copied;
+        if shared.frame.position(message.offset()) < copied {
             let time = message.header(TIME_HEADER).and_then(|value| value.try_into().ok());
             return time.map(i64::from_be_bytes).map(Time).ok_or_else(|| {
                 shared.fence(format!(
                     "offset {} of {} is no copied record: it has no header confold-time, and the copy reaches up to position {}",
                     message.offset(),
                     shared.name(),
-                    origin.end
+                    copied
                 ))
             });
         }

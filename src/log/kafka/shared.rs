@@ -21,17 +21,24 @@ use crate::{Options, hex_id};
 pub struct Frame {
     /// Position minus offset.
     pub shift: i64,
-    /// What stands at offset 0 of a topic that was copied into.
+    /// Records below this position were copied, and bear their original times.
+    pub copied: Position,
+    /// What stands at offset 0 of a topic that was copied into, while it is there.
     pub origin: Option<Origin>,
 }
 
 impl Frame {
     /// A log that begins with genesis.
-    pub const PLAIN: Frame = Frame { shift: 0, origin: None };
+    pub const PLAIN: Frame = Frame {
+        shift: 0,
+        copied: Position(0),
+        origin: None,
+    };
 
     pub fn of(origin: Origin) -> Frame {
         Frame {
             shift: i64::try_from(origin.first.position.0).unwrap_or(i64::MAX) - 1,
+            copied: origin.end,
             origin: Some(origin),
         }
     }

@@ -106,4 +106,17 @@ impl Admin {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+
+    /// Deletes a topic with everything in it.
+    pub fn delete_topic(&self, topic: &str) -> Result<(), TopicError> {
+        let failed = |code| self.failed(topic, "delete", "Delete", code);
+        match block_on(self.client.delete_topics(&[topic], &self.options())) {
+            Ok(gone) => match gone.into_iter().next() {
+                Some(Err((_, code))) => Err(failed(code)),
+                _ => Ok(()),
+            },
+            Err(KafkaError::AdminOp(code)) => Err(failed(code)),
+            Err(error) => Err(self.unreachable(error.to_string())),
+        }
+    }
 }

@@ -288,7 +288,7 @@ impl Local for Disk {
         })
     }
 
-    async fn scratch(&self, _: &Path) -> Result<Scratch, Failure> {
+    async fn scratch(&self, _: &Path, _: &bench::Load) -> Result<Scratch, Failure> {
         self.note("scratch".to_owned());
         Ok(Scratch {
             address: "127.0.0.1:1".to_owned(),

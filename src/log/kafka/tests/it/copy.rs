@@ -5,7 +5,7 @@ use std::time::Duration;
 use confold_log::file::{self, Copy, FileLog, Identity};
 use confold_log::origin::Origin;
 use confold_log::{CopyTarget, Log, LogError, Range, Record, Tip, copy_records};
-use confold_log_kafka::{KafkaCopy, KafkaLog};
+use confold_log_kafka::{KafkaCopy, KafkaLog, Options};
 use confold_model::ids::{Hash, Position, Time};
 use confold_test_brokers as brokers;
 use rdkafka::producer::{BaseRecord, Producer};
@@ -108,6 +108,37 @@ fn a_copy_has_the_same_records_and_goes_on_with_its_own() {
         let target = KafkaLog::open(at).unwrap();
         assert_eq!(target.tip_at(Position(482), DEADLINE).unwrap().digest, own[1].digest);
     }
+}
+
+#[test]
+fn a_copy_that_has_lost_its_first_record_is_read_on_with_the_notes_about_it() {
+    let cluster = brokers::one();
+    let folder = tempfile::tempdir().unwrap();
+    let (log, records) = source(&folder.path().join("source"), 50);
+    let topic = cluster.new_topic(&[BROKER_STAMPS]);
+    let at = Options {
+        notes: Some(folder.path().join("notes.json")),
+        ..options(&cluster.bootstrap(), &topic)
+    };
+    let mut copy = KafkaCopy::create(at.clone(), origin(log.tip_at(Position(20)).unwrap(), 50)).unwrap();
+    copy_records(&log, &mut copy, Position(50), Duration::ZERO).unwrap();
+    copy.finish().unwrap();
+    KafkaLog::open(at.clone()).unwrap().close();
+    cluster.delete_records(&topic, 11);
+    let range = Range {
+        start: Position(30),
+        end: Position(50),
+    };
+    let noted = KafkaLog::open(at.clone()).unwrap();
+    assert_eq!(noted.range(), range);
+    noted.anchor(log.tip_at(Position(30)).unwrap());
+    let mut reader = noted.reader(Position(30)).unwrap();
+    assert_eq!(read_some(&mut *reader, 20), records[30..]);
+    // Without notes it looks like a log that began with genesis: what was folded is not found again.
+    std::fs::remove_file(folder.path().join("notes.json")).unwrap();
+    let unnoted = KafkaLog::open(at).unwrap();
+    assert_eq!(unnoted.range().start, Position(11));
+    assert!(matches!(unnoted.reader(Position(50)), Err(LogError::BeyondEnd { .. })));
 }
 
 #[test]

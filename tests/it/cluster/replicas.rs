@@ -1,0 +1,99 @@
+//! One store on a topic, with replicas that are real processes.
+
+use super::line::Line;
+use crate::server::ServerProcess;
+use crate::support::repository;
+use confold::client::{Options as RemoteOptions, Remote};
+use confold::config::Kafka;
+use confold::folder::{self, OnKafka};
+use confold::replica::Begin;
+use confold::wire::api::Api;
+use confold::wire::{pb, schema_source};
+use confold_test_brokers::Cluster;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A client gives up an answer after this time: a server that was stopped never gives one.
+const CALL: Duration = Duration::from_secs(4);
+
+pub struct Replica {
+    data: PathBuf,
+    listen: String,
+    process: Mutex<Option<ServerProcess>>,
+    pub api: Arc<dyn Api>,
+    pub line: Line,
+}
+
+/// Makes a data folder for the store on a topic, which is begun where it is not there yet.
+pub fn join(dir: &Path, brokers: &str, topic: &str) {
+    let kafka =
+        Kafka { brokers: brokers.to_owned(), topic: Some(topic.to_owned()), dev_unsafe: true, ..Kafka::default() };
+    let on = OnKafka { kafka, ..OnKafka::default() };
+    folder::create_on_kafka(dir, &on, &Begin::default()).unwrap();
+}
+
+pub async fn push_schema(api: &dyn Api) {
+    let compiled = schema_source::descriptor_set_of(&repository().join("schemas/examples"), &[]).unwrap();
+    let request = pb::PushSchemaRequest {
+        descriptor_set: compiled.descriptor_set.into(),
+        root_message: "example.Network".into(),
+        ..Default::default()
+    };
+    api.push_schema(request).await.unwrap();
+}
+
+impl Replica {
+    /// A replica behind the front of its number, counted from 0, in a folder of its own.
+    pub async fn start(cluster: &Cluster, number: usize, topic: &str, dir: &Path) -> Replica {
+        let front = cluster.front(number + 1);
+        let brokers = front.iter().map(|(asked, _)| asked.as_str()).collect::<Vec<_>>().join(",");
+        let line = Line::lay(front).await;
+        let data = dir.join(format!("replica-{number}"));
+        let (folder, topic) = (data.clone(), topic.to_owned());
+        let process = tokio::task::spawn_blocking(move || {
+            join(&folder, &brokers, &topic);
+            ServerProcess::start(&folder)
+        });
+        let process = process.await.unwrap();
+        let options = RemoteOptions {
+            connect_timeout: Duration::from_secs(1),
+            call_timeout: Some(CALL),
+            ..RemoteOptions::default()
+        };
+        let api: Arc<dyn Api> = Arc::new(Remote::with_options(&process.address, &options).unwrap());
+        Replica { data, listen: process.address.clone(), process: Mutex::new(Some(process)), api, line }
+    }
+
+    pub fn kill(&self) {
+        self.process.lock().unwrap().take().expect("it runs").kill();
+    }
+
+    /// Starts it again at its old address, and returns when it says that it serves.
+    pub fn restart(&self) {
+        let mut process = self.process.lock().unwrap();
+        assert!(process.is_none(), "it runs already");
+        *process = Some(ServerProcess::start_at(&self.data, &self.listen));
+    }
+
+    /// Stops it with SIGSTOP: it holds its connections and does nothing.
+    pub fn pause(&self) {
+        self.process.lock().unwrap().as_ref().expect("it runs").signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.process.lock().unwrap().as_ref().expect("it runs").signal("CONT");
+    }
+
+    /// The state of its process as the kernel names it: `T` is stopped.
+    pub fn process_state(&self) -> char {
+        let process = self.process.lock().unwrap();
+        let stat = format!("/proc/{}/stat", process.as_ref().expect("it runs").child.id());
+        let stat = std::fs::read_to_string(stat).unwrap();
+        stat.rsplit(") ").next().unwrap().chars().next().unwrap()
+    }
+
+    pub async fn status(&self) -> Result<pb::StatusResponse, tonic::Status> {
+        self.api.status(pb::StatusRequest::default()).await
+    }
+}
