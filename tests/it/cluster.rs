@@ -383,7 +383,7 @@ async fn a_stale_read_in_disguise_is_caught_by_the_judge() {
     let path = "/devices/r";
     let mut entries = Vec::new();
     let mut client = SmallRng::seed_from_u64(1);
-    let mut put = async |value: u64, entries: &mut Vec<Entry>| {
+    let put = async |value: u64, entries: &mut Vec<Entry>| {
         let call = history::now();
         let request = pb::CommitRequest { operations: vec![work::put(path, value)], ..Default::default() };
         world.replicas[0].api.commit(request).await.unwrap();
