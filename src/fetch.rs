@@ -1,5 +1,8 @@
 //! A snapshot fetched from another replica: the store of a new data folder, without the log's past.
 
+use crate::config::{Config, Kafka};
+use crate::folder::{self, FolderError, Place};
+use crate::kafka::Topic;
 use bytes::Bytes;
 use confold_log::Log;
 use confold_replica::snapshot::{self, Imported, SnapshotError};
@@ -17,6 +20,10 @@ use tonic::Status;
 /// Why no snapshot was taken in. The target is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error("{0} holds no store yet, and no topic was named for it to stand on")]
+    NoLog(PathBuf),
     #[error("{0} exists: a snapshot makes a new store, it never changes one")]
     Exists(PathBuf),
     #[error("the other replica: {}", .0.message())]
@@ -50,6 +57,54 @@ pub async fn fetch(api: &dyn Api, store: &str, log: Arc<dyn Log>, target: &Path)
     }
     drop(sender);
     taking.await.map_err(|error| FetchError::Io(target.to_owned(), io::Error::other(error)))?
+}
+
+/// Makes a data folder that goes on from a snapshot, or gives one to a folder that has folded nothing. `kafka`: the topic, where the
+/// folder does not say which log it stands on.
+pub async fn into_folder(api: &dyn Api, store: &str, kafka: Option<&Kafka>, dir: &Path) -> Result<Imported, FetchError> {
+    let is_made = folder::is_data_folder(dir)?;
+    let config = match (is_made, kafka) {
+        (true, None) => None,
+        (true, Some(_)) => return Err(FolderError::Exists(dir.to_owned()).into()),
+        (false, None) => return Err(FetchError::NoLog(dir.to_owned())),
+        (false, Some(kafka)) => {
+            folder::make_room(dir)?;
+            // The log may not reach back to its genesis: what that said is known by the replica that is asked, and what comes
+            // from there is confirmed by the log.
+            let request = pb::StatusRequest { store: store.to_owned() };
+            let status = api.status(request).await.map_err(FetchError::Asked)?;
+            let kafka = Kafka {
+                store: Some(status.store),
+                log_id: Some(status.log_id),
+                max_event_bytes: status.limits.map(|limits| limits.max_event_bytes),
+                ..kafka.clone()
+            };
+            Some(Config { kafka: Some(kafka), ..Config::of_folder(dir).map_err(FolderError::from)? })
+        }
+    };
+    let (owned, planned) = (dir.to_owned(), config.clone());
+    let opened = tokio::task::spawn_blocking(move || open_log(&owned, planned.as_ref())).await;
+    let log = opened.map_err(|error| FetchError::Io(dir.to_owned(), io::Error::other(error)))??;
+    let imported = fetch(api, store, log, &folder::store_of(dir)).await?;
+    if let Some(config) = config {
+        config.write(dir).map_err(FolderError::from)?;
+    }
+    Ok(imported)
+}
+
+fn open_log(dir: &Path, config: Option<&Config>) -> Result<Arc<dyn Log>, FolderError> {
+    let place = match config.and_then(|config| config.kafka.clone()) {
+        Some(kafka) => Place::Kafka(kafka),
+        None => folder::place(dir)?,
+    };
+    Ok(match place {
+        Place::File(_) => Arc::new(folder::open_log(dir, false)?),
+        Place::Kafka(kafka) => {
+            let topic = Topic::of(dir, &kafka)?;
+            topic.check()?;
+            Arc::new(topic.open(None)?)
+        }
+    })
 }
 
 fn take_in(

@@ -17,6 +17,7 @@ use confold_log::{Log, LogError};
 use confold_log_kafka::TopicError;
 use confold_model::event::{Limits, RetentionPolicy};
 use confold_model::ids::Incarnation;
+use confold_replica::service::Report;
 use confold_replica::{Begin, BeginError, Handle, OpenError, Options, Replica, ReplicaState, Standing, begin};
 use confold_store::{Store, StoreError};
 use confold_store_rocks::RocksStore;
@@ -141,6 +142,13 @@ pub struct Opened {
     pub watch: Option<Watch>,
 }
 
+impl Opened {
+    /// What is to be told of the log's settings.
+    pub fn report(&self) -> Option<Report> {
+        self.watch.as_ref().map(Watch::report)
+    }
+}
+
 /// Makes a data folder with an empty store in it, and gives its log id. The folder may exist if it is empty.
 pub fn create(dir: &Path, store_name: &str, options: &Begin) -> Result<[u8; 16], FolderError> {
     make_room(dir)?;
@@ -185,7 +193,7 @@ pub fn create_on_kafka(dir: &Path, on: &OnKafka, options: &Begin) -> Result<Join
             false => notes.push(format!("the topic {} is there already", topic.name)),
         }
     }
-    notes.extend(topic.check()?);
+    notes.extend(kafka::sentences(&topic.check()?));
     let log = topic.open(None)?;
     let other = |found: &str, wanted: String| FolderError::OtherStore(topic.name.clone(), found.to_owned(), wanted);
     let mut ours = false;
@@ -259,6 +267,11 @@ pub fn store_name(dir: &Path) -> Option<String> {
     }
 }
 
+/// Where a data folder keeps what it has folded.
+pub fn store_of(dir: &Path) -> PathBuf {
+    dir.join(STORE)
+}
+
 /// Puts a log that was left beside the data folder's own files, under a name that says so.
 pub fn keep_old_log(dir: &Path, log: &Path) -> Result<PathBuf, FolderError> {
     let free = (1..).map(|number| dir.join(format!("{LOG}.moved-{number}"))).find(|name| !name.exists());
@@ -276,8 +289,8 @@ pub fn open(dir: &Path, options: Options) -> Result<Opened, FolderError> {
 /// The same; with `dev_unsafe` an alarm is enough where a topic would be refused and every broker is on this machine.
 pub fn open_as(dir: &Path, options: Options, dev_unsafe: bool) -> Result<Opened, FolderError> {
     let place = place(dir)?;
-    if let Ok(reason) = std::fs::read_to_string(dir.join(STOPPED)) {
-        return Err(FolderError::Stopped(dir.to_owned(), reason.trim().to_owned()));
+    if let Some(reason) = stopped_for(dir) {
+        return Err(FolderError::Stopped(dir.to_owned(), reason));
     }
     let mut notes = Vec::new();
     let options = remembered(dir, options);
@@ -291,14 +304,15 @@ pub fn open_as(dir: &Path, options: Options, dev_unsafe: bool) -> Result<Opened,
         Place::Kafka(kafka) => {
             let kafka = Kafka { dev_unsafe: kafka.dev_unsafe || dev_unsafe, ..kafka };
             let topic = Topic::of(dir, &kafka)?;
-            notes.extend(topic.check()?);
+            let found = topic.check()?;
+            notes.extend(kafka::sentences(&found));
             let store = open_store(dir, &mut notes)?;
             let log = topic.open(Some(dir))?;
             if store.head().is_none() {
                 must_be_ours(&topic, &kafka, &log)?;
             }
             let handle = Replica::open(Arc::new(log), Arc::new(store), options)?;
-            Ok(Opened { handle, log: "kafka", notes, watch: Some(topic.watch()) })
+            Ok(Opened { handle, log: "kafka", notes, watch: Some(topic.watch(&found)) })
         }
     }
 }
@@ -418,6 +432,11 @@ pub fn rebuild(dir: &Path) -> Result<Rebuilt, FolderError> {
         }
     }
     Ok(Rebuilt { aside: Some(aside), folded, reason })
+}
+
+/// Why the replica of this folder was stopped, where that is for an operator to look into.
+pub fn stopped_for(dir: &Path) -> Option<String> {
+    std::fs::read_to_string(dir.join(STOPPED)).ok().map(|reason| reason.trim().to_owned())
 }
 
 /// Whether an operator closed the store of this folder.

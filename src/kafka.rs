@@ -4,9 +4,14 @@
 use crate::config::{self, Config, Kafka};
 use crate::folder::FolderError;
 use confold_log::{Log, LogError};
-use confold_log_kafka::{Admin, ClientSettings, KafkaLog, NewTopic, Options, Preflight, TopicError, Wanted};
+use confold_log_kafka::{
+    Admin, ClientSettings, Finding, KafkaLog, NewTopic, Options, Preflight, Severity, TopicError, Wanted,
+};
 use confold_model::event::{Body, Event, Limits};
 use confold_model::ids::{Incarnation, Position};
+use confold_replica::service::Report;
+use confold_wire::pb;
+use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -83,12 +88,12 @@ impl Topic {
         Ok(self.admin()?.preflight(&self.name, wanted)?)
     }
 
-    /// Refuses a topic that does not keep what confold promises; gives what somebody should look at.
-    pub fn check(&self) -> Result<Vec<String>, FolderError> {
+    /// Refuses a topic that does not keep what confold promises.
+    pub fn check(&self) -> Result<Preflight, FolderError> {
         let found = self.preflight()?;
         match found.refusal() {
             Some(refusal) => Err(FolderError::Unsafe(refusal)),
-            None => Ok(found.problems().iter().map(|problem| format!("topic {}: {problem}", self.name)).collect()),
+            None => Ok(found),
         }
     }
 
@@ -108,31 +113,33 @@ impl Topic {
     }
 
     /// Looks at the topic's settings every minute as long as the result lives, and raises an alarm when they change for the worse.
-    pub fn watch(self) -> Watch {
+    pub fn watch(self, found: &Preflight) -> Watch {
         let (stop, stopped) = channel();
+        let seen = Arc::new(Mutex::new(report(found)));
+        let (shown, mut said) = (seen.clone(), sentences(found));
         let spawned = std::thread::Builder::new().name("confold-topic".to_owned()).spawn(move || {
-            let mut said = Vec::new();
             while stopped.recv_timeout(LOOK_AGAIN) == Err(RecvTimeoutError::Timeout) {
-                self.look(&mut said);
+                self.look(&mut said, &shown);
             }
         });
         if let Err(error) = spawned {
             tracing::error!(%error, "the topic's settings are not watched: a thread cannot be started");
         }
-        Watch { _stop: stop }
+        Watch { _stop: stop, seen }
     }
 
-    fn look(&self, said: &mut Vec<String>) {
+    fn look(&self, said: &mut Vec<String>, shown: &Mutex<pb::LogReport>) {
         let found = match self.preflight() {
             Ok(found) => found,
             // The log itself says when the brokers cannot be reached.
             Err(error) => return tracing::debug!(%error, topic = self.name, "the topic's settings cannot be looked at"),
         };
-        let problems: Vec<String> = found.problems().iter().map(ToString::to_string).collect();
+        let problems = sentences(&found);
         metrics::gauge!("confold_topic_problems", "topic" => self.name.clone()).set(problems.len() as f64);
         for problem in problems.iter().filter(|problem| !said.contains(problem)) {
             tracing::error!(topic = self.name, problem, "the topic does not keep what it should");
         }
+        *shown.lock() = report(&found);
         *said = problems;
     }
 
@@ -144,6 +151,37 @@ impl Topic {
 /// Dropping it ends the watch.
 pub struct Watch {
     _stop: Sender<()>,
+    seen: Arc<Mutex<pb::LogReport>>,
+}
+
+impl Watch {
+    /// What was last seen.
+    pub fn report(&self) -> Report {
+        let seen = self.seen.clone();
+        Arc::new(move || Some(seen.lock().clone()))
+    }
+}
+
+/// What is not as it should be, one sentence each.
+pub fn sentences(found: &Preflight) -> Vec<String> {
+    found.problems().iter().map(|problem| format!("topic {}: {problem}", found.topic)).collect()
+}
+
+fn report(found: &Preflight) -> pb::LogReport {
+    let finding = |problem: &Finding| pb::LogFinding {
+        refused: problem.severity == Severity::Refuse,
+        setting: problem.setting.clone(),
+        value: problem.value.clone(),
+        wanted: problem.wanted.clone(),
+        what_to_do: problem.what_to_do.clone(),
+    };
+    pb::LogReport {
+        topic: found.topic.clone(),
+        brokers: found.brokers.clone(),
+        problems: found.problems().into_iter().map(finding).collect(),
+        acknowledgement: found.acknowledgement.clone(),
+        looked_ms: confold_log::file::system_clock().0,
+    }
 }
 
 /// What stands at the beginning of a log; `None`: nothing yet.
@@ -173,11 +211,6 @@ pub fn config_of(kafka: &Kafka, begun: &Begun) -> Config {
         ..kafka.clone()
     };
     Config { kafka: Some(kafka), ..Config::default() }
-}
-
-/// What both kinds of log are opened as.
-pub fn shared(log: KafkaLog) -> Arc<dyn Log> {
-    Arc::new(log)
 }
 
 fn size(bytes: u64) -> usize {

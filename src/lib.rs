@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod config;
+pub mod doctor;
 pub mod fetch;
 pub mod folder;
 pub mod kafka;
@@ -49,11 +50,12 @@ impl Embedded {
         let owned = dir.to_owned();
         let opened = tokio::task::spawn_blocking(move || folder::open(&owned, options)).await;
         let opened = opened.map_err(|error| FolderError::Io(dir.to_owned(), std::io::Error::other(error)))??;
+        let report = opened.report();
         let Opened { handle, log, notes, watch } = opened;
         handle.ready().await;
         let stores = Arc::new(Stores::new(service::Options::default()));
         // There is no other of its name.
-        stores.add(handle.clone(), log).unwrap_or_default();
+        stores.add_reported(handle.clone(), log, report).unwrap_or_default();
         Ok(Embedded { handle, service: Arc::new(Service::over(stores)), notes, _watch: watch })
     }
 

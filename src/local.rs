@@ -2,6 +2,8 @@
 
 use crate::bench::ScratchTopic;
 use crate::config::{self, Config, Kafka};
+use crate::doctor;
+use crate::fetch::{self, FetchError};
 use crate::folder::{self, DEFAULT_RETENTION, FolderError, OnKafka};
 use crate::kafka::Shape;
 use crate::moving::{self, End, MoveError, Plan};
@@ -10,21 +12,19 @@ use crate::{Embedded, bench};
 use async_trait::async_trait;
 use confold_cli::bench::{Load, Measured, Part};
 use confold_cli::local::{
-    Access, Copied, CopyEnd, CopyOptions, Exported, Finding, InitOptions, Initialised, KafkaOptions, Level, Local, OnDispute, Protection, Rebuilt, Reopened, Scratch, ServeOptions,
+    Access, Copied, CopyEnd, CopyOptions, Exported, FetchOptions, Fetched, Finding, InitOptions, Initialised, KafkaOptions, Local, OnDispute, Protection, Rebuilt, Reopened, Scratch, ServeOptions,
     Serving, Survey, TlsFiles, TopicShape,
 };
 use confold_cli::{Exit, Failure};
 use confold_log::file::{self, Copy, Identity, Origin};
-use confold_log::{Log, LogError, Record, Tip};
+use confold_log::{LogError, Record, Tip};
 use confold_log_kafka::{ClientSettings, TopicError};
 use confold_model::event::{Limits, RetentionPolicy, WINDOW};
 use confold_model::ids::{Hash, Incarnation, Position, Time};
-use confold_model::objects::Objects;
-use confold_model::walk::Walk;
+use confold_replica::snapshot::SnapshotError;
 use confold_replica::service::{self, Listed, Service, Stores};
 use confold_replica::{Begin, Handle, Options};
 use confold_server::{BindError, HealthSource, Server, StoreHealth};
-use confold_store::{Store, StoreError};
 use confold_wire::api::{Api, Stream};
 use confold_wire::caller::Gate;
 use confold_wire::{convert, pb};
@@ -167,6 +167,21 @@ impl Local for OnThisMachine {
         Ok(Reopened { incarnation: incarnation.to_string(), position: position.0 })
     }
 
+    async fn fetch_snapshot(&self, api: Arc<dyn Api>, options: FetchOptions) -> Result<Fetched, Failure> {
+        let kafka = options.kafka.map(kafka_config).transpose()?;
+        let fetched = fetch::into_folder(&*api, &options.store, kafka.as_ref(), &options.data).await.map_err(fetch_failure)?;
+        let header = &fetched.header;
+        Ok(Fetched {
+            store: header.store_name.clone(),
+            log_id: header.log_id.to_string(),
+            position: header.position.0,
+            state: header.state.to_string(),
+            revision: header.revision.0,
+            revisions: fetched.revisions,
+            objects: fetched.objects,
+        })
+    }
+
     async fn rebuild(&self, data: &Path) -> Result<Rebuilt, Failure> {
         let data = data.to_owned();
         let rebuilt = blocking(move || folder::rebuild(&data)).await?;
@@ -176,7 +191,7 @@ impl Local for OnThisMachine {
 
     async fn doctor(&self, data: &Path, deep: bool) -> Result<Vec<Finding>, Failure> {
         let data = data.to_owned();
-        Ok(tokio::task::spawn_blocking(move || examine(&data, deep)).await.map_err(internal)?)
+        Ok(tokio::task::spawn_blocking(move || doctor::examine(&data, deep)).await.map_err(internal)?)
     }
 
     async fn export(
@@ -291,6 +306,25 @@ fn plan(options: &CopyOptions) -> Result<Plan, Failure> {
         principal: options.principal.clone(),
         author: options.author.clone(),
     })
+}
+
+fn fetch_failure(error: FetchError) -> Failure {
+    let (exit, hint) = match &error {
+        FetchError::Folder(_) | FetchError::Asked(_) => (Exit::Unavailable, ""),
+        FetchError::Exists(_) => (Exit::Invalid, "`confold store rebuild` sets a store aside; then a snapshot can be fetched"),
+        FetchError::NoLog(_) => (Exit::Invalid, "name the topic: --kafka BROKERS --topic NAME"),
+        FetchError::Refused(SnapshotError::NoMark(_) | SnapshotError::Source(_)) => {
+            (Exit::Unavailable, "try again, or ask another replica with --from")
+        }
+        FetchError::Refused(SnapshotError::Log(_) | SnapshotError::Store(_)) | FetchError::Io(..) => (Exit::Unavailable, ""),
+        FetchError::Refused(_) => (Exit::Damaged, "nothing was taken over; ask another replica, and look into this one"),
+    };
+    let failure = match error {
+        FetchError::Folder(error) => return failure(error),
+        FetchError::Asked(status) => return Failure::from(status),
+        error => Failure::new(exit, error.to_string()),
+    };
+    if hint.is_empty() { failure } else { failure.hint(hint) }
 }
 
 fn move_failure(error: MoveError) -> Failure {
@@ -432,100 +466,6 @@ fn record(record: &pb::LogRecord) -> Result<Record, Failure> {
         bytes: record.record.clone(),
         digest: convert::hash_from_bytes(&record.digest).map_err(internal)?,
     })
-}
-
-/// Looks at every part of a folder and changes nothing.
-fn examine(data: &Path, deep: bool) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut say = |level, what: &str, detail: String, hint: &str| {
-        findings.push(Finding { level, what: what.to_owned(), detail, hint: hint.to_owned() });
-    };
-    let log = match folder::open_log(data, deep) {
-        Ok(log) => log,
-        Err(error) => {
-            say(Level::Damage, "log", error.to_string(), error.hint());
-            return findings;
-        }
-    };
-    let range = log.range();
-    let checked = if deep { "every batch and digest checked" } else { "the last segment checked; --deep checks all" };
-    say(Level::Ok, "log", format!("positions {} to {}, {checked}", range.start, range.end.0.saturating_sub(1)), "");
-    if let Some(cut) = log.cut() {
-        let detail = format!("{} bytes at the end of {} are of a write that was cut short", cut.bytes, cut.file);
-        say(Level::Warning, "log", detail, "the next start cuts them off: they were never acknowledged");
-    }
-    if log.clock_ahead() > 60_000 {
-        let detail = format!("the last record is stamped {} s ahead of this clock", log.clock_ahead() / 1000);
-        say(Level::Warning, "clock", detail, "set this machine's clock right, then `confold admin set-clock`");
-    }
-    if data.join("rebuild").exists() {
-        say(Level::Warning, "store", "it was found damaged while it was open".into(), "the next start builds it anew");
-    }
-    let store = match folder::open_store_read_only(data) {
-        Ok(Some(store)) => store,
-        Ok(None) => {
-            say(Level::Warning, "store", "nothing was folded yet".into(), "the next start folds the log");
-            return findings;
-        }
-        Err(FolderError::Store(StoreError::Locked { .. })) => {
-            say(Level::Ok, "store", "a server has it open".into(), "ask it with `confold status`");
-            return findings;
-        }
-        Err(error) => {
-            let hint = "the next start sets it aside and builds it anew from the log";
-            say(Level::Damage, "store", error.to_string(), hint);
-            return findings;
-        }
-    };
-    let Some(head) = store.head() else {
-        say(Level::Warning, "store", "nothing was folded yet".into(), "the next start folds the log");
-        return findings;
-    };
-    let lag = range.end.0.saturating_sub(head.applied.0 + 1);
-    say(Level::Ok, "store", format!("folded up to {}, {lag} records behind the log", head.applied), "");
-    match overlap(&log, head.applied) {
-        Ok(Some(digest)) if digest == head.digest => {
-            say(Level::Ok, "identity", "the log is the one that the store was folded from".into(), "");
-        }
-        Ok(found) => {
-            let found = found.map_or("nothing".to_owned(), |digest| digest.short());
-            let detail = format!("at {} the store folded {}, the log holds {found}", head.applied, head.digest.short());
-            say(Level::Damage, "identity", detail, "put the log back that was folded, or move the store folder away");
-        }
-        Err(error) => say(Level::Damage, "identity", error.to_string(), ""),
-    }
-    if deep {
-        let (objects, wrong) = walk(&store, head.root);
-        match wrong.first() {
-            None => say(Level::Ok, "objects", format!("{objects} objects of the latest tree are whole"), ""),
-            Some(first) => {
-                let detail = format!("{} of {objects} objects are missing or wrong, first {first}", wrong.len());
-                say(Level::Damage, "objects", detail, "move the store folder away: it is built anew from the log");
-            }
-        }
-    }
-    findings
-}
-
-fn overlap(log: &dyn Log, position: Position) -> Result<Option<Hash>, LogError> {
-    if position >= log.range().end {
-        return Ok(None);
-    }
-    let records = log.reader(position)?.read(1, 1, std::time::Duration::from_secs(5))?;
-    Ok(records.first().map(|record| record.digest))
-}
-
-fn walk(store: &dyn Objects, root: Hash) -> (u64, Vec<String>) {
-    let mut walk = Walk::new();
-    walk.add_root(root);
-    let (mut objects, mut wrong) = (0, Vec::new());
-    while let Some(object) = walk.next(store) {
-        objects += 1;
-        if let Err(error) = object {
-            wrong.push(error.to_string());
-        }
-    }
-    (objects, wrong)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -102,10 +102,11 @@ impl Shelf {
     async fn open_in(&self, dir: &Path) -> Result<(), FolderError> {
         let mut held = self.held.lock().await;
         let opened = open_folder(dir, self.options.clone(), self.dev_unsafe).await?;
+        let report = opened.report();
         let Opened { handle, log, notes, watch } = opened;
         let name = handle.view().store_name.to_string();
         notes.iter().for_each(|note| tracing::warn!(store = name, "{note}"));
-        if let Err(taken) = self.stores.add(handle.clone(), log) {
+        if let Err(taken) = self.stores.add_reported(handle.clone(), log, report) {
             let _ = handle.shutdown(PATIENCE).await;
             return Err(FolderError::SameName(dir.to_owned(), taken.0));
         }

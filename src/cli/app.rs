@@ -155,12 +155,7 @@ impl App {
 
     /// The store that the global options name.
     pub async fn connect(&self, access: Access) -> Result<Connection, Failure> {
-        let store = self
-            .global
-            .store
-            .clone()
-            .or_else(|| self.variable("CONFOLD_STORE"))
-            .unwrap_or_default();
+        let store = self.store();
         let api = match self.data() {
             Some(folder) => {
                 self.context
@@ -182,6 +177,15 @@ impl App {
         connection.retries = self.context.retries.clone();
         connection.retries.give_up_after = Some(self.timeout() + Duration::from_secs(2));
         Ok(connection)
+    }
+
+    /// The store that is named; empty for the only one.
+    pub fn store(&self) -> String {
+        self.global
+            .store
+            .clone()
+            .or_else(|| self.variable("CONFOLD_STORE"))
+            .unwrap_or_default()
     }
 
     pub fn server(&self) -> String {

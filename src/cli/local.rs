@@ -41,6 +41,9 @@ pub trait Local: Send + Sync {
     /// Ends the seal of a data folder's store.
     async fn unseal(&self, data: &Path, author: &str, principal: &str) -> Result<Reopened, Failure>;
 
+    /// Makes a data folder that goes on from a snapshot of another replica, once the log was found to confirm it.
+    async fn fetch_snapshot(&self, api: Arc<dyn Api>, options: FetchOptions) -> Result<Fetched, Failure>;
+
     /// Sets what a folder has folded aside, so that the next start folds its log anew.
     async fn rebuild(&self, data: &Path) -> Result<Rebuilt, Failure>;
 
@@ -233,6 +236,29 @@ pub struct Copied {
 pub struct Reopened {
     pub incarnation: String,
     pub position: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FetchOptions {
+    pub data: PathBuf,
+    /// Of the replica that is asked; empty for its only one.
+    pub store: String,
+    /// `None`: the folder says which log it stands on.
+    pub kafka: Option<KafkaOptions>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Fetched {
+    pub store: String,
+    pub log_id: String,
+    /// The mark.
+    pub position: u64,
+    /// The state hash there, in hex.
+    pub state: String,
+    pub revision: u64,
+    /// How many revisions, and objects of the tree, came along.
+    pub revisions: u64,
+    pub objects: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]

@@ -48,7 +48,7 @@ use tonic::Status;
 
 pub use refusal::Refusal;
 pub use rights::{Call, Need};
-pub use stores::{Keeper, Listed, NameTaken, Stores};
+pub use stores::{Keeper, Listed, NameTaken, Report, Stores};
 pub use upkeep::state;
 
 /// The stores of one process, to be called. Cheap to clone.
@@ -134,6 +134,7 @@ struct Served {
     name: Arc<str>,
     /// The kind of log that it stands on.
     log: Arc<str>,
+    report: Option<Report>,
     handle: Handle,
     objects: Arc<dyn Objects>,
     options: Options,

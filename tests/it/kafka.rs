@@ -3,12 +3,14 @@
 use crate::moving::{Shown, folded, plan, run, sample};
 use crate::server::{CONFOLD, ServerProcess, confold, confold_with};
 use crate::support::{add, open, repository};
+use confold::Embedded;
 use confold::client::Remote;
-use confold::folder::{self, OnKafka};
 use confold::config::{Config, Kafka};
+use confold::fetch::{FetchError, into_folder};
+use confold::folder::{self, OnKafka};
 use confold::kafka::Shape;
 use confold::moving::{End, Plan};
-use confold::replica::Begin;
+use confold::replica::{Begin, Options};
 use confold::wire::api::Api;
 use confold::wire::{pb, schema_source};
 use confold_model::ids::Position;
@@ -16,6 +18,8 @@ use confold_test_brokers::{Cluster, fresh_name, one};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(60);
 
 const SHAPE: Shape = Shape { replication: Some(1), min_insync: None };
 
@@ -269,4 +273,72 @@ fn secrets_come_from_the_environment_and_show_nowhere() {
     let failed = confold_with(&words, &[("CONFOLD_KAFKA_SASL_PASSWORD", "hunter2")]);
     assert_eq!(failed.code, 2, "{}", failed.all());
     assert!(failed.err.contains("sasl.password") && !failed.all().contains("hunter2"), "{}", failed.all());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_replica_begins_from_a_snapshot_of_another_and_serves_on() {
+    let broker = one();
+    let topic = fresh_name("snapshot");
+    let dir = tempfile::tempdir().unwrap();
+    let mut replicas = Vec::new();
+    for name in ["a", "b"] {
+        let data = dir.path().join(name);
+        let on = on(broker, &topic);
+        let owned = data.clone();
+        tokio::task::spawn_blocking(move || folder::create_on_kafka(&owned, &on, &Begin::default())).await.unwrap().unwrap();
+        // Marks as soon as there is something to mark.
+        let options = Options { mark_every_ms: 0, ..Options::default() };
+        replicas.push(Embedded::open(&data, options).await.unwrap());
+    }
+    let api = replicas[0].api();
+    push(&*api).await;
+    for number in 0..20 {
+        commit(&*api, number).await;
+    }
+    let last = replicas[0].handle().view().position;
+    for replica in &replicas {
+        let mut views = replica.handle().views();
+        let both = views.wait_for(|view| {
+            view.checkpoints.len() == 2 && view.checkpoints.iter().all(|row| row.checkpoint.position >= last)
+        });
+        tokio::time::timeout(SOON, both).await.expect("both announce a mark").unwrap();
+    }
+    let third = dir.path().join("c");
+    let nowhere = into_folder(&*api, "", None, &third).await.unwrap_err();
+    assert!(matches!(nowhere, FetchError::NoLog(_)), "{nowhere}");
+    let fetched = into_folder(&*api, "", Some(&kafka(broker, &topic)), &third).await.unwrap();
+    assert!(fetched.header.position >= last);
+    let again = into_folder(&*api, "", None, &third).await.unwrap_err();
+    assert!(matches!(again, FetchError::Exists(_)), "{again}");
+    // It folds on from the mark, by the log id that it was given, and takes writes.
+    let store = open(&third).await;
+    let decision = commit(&*store.api(), 100).await;
+    replicas[1].handle().at_least(Position(decision.position.unwrap()), SOON).await.unwrap();
+    assert_eq!(replicas[1].handle().view().root.to_string(), decision.root);
+    store.close().await.unwrap();
+
+    // Doctor, of a folder and of what a server would say.
+    let healthy = confold(&["doctor", third.to_str().unwrap(), "--deep"]);
+    assert_eq!(healthy.code, 0, "{}", healthy.all());
+    for part in ["acknowledgement", "on 1 broker and nowhere else", "all read without a hole", "the one that the store was folded from", "replicas"] {
+        assert!(healthy.out.contains(part), "{part}: {}", healthy.out);
+    }
+    let report = status(&*api).await.log_report.unwrap();
+    assert_eq!(report.topic, topic);
+    assert!(report.problems.iter().any(|problem| problem.setting == "replication.factor"), "{report:?}");
+    for replica in replicas {
+        replica.close().await.unwrap();
+    }
+    // Another topic under the folder: nothing is folded, and doctor names both.
+    let other = fresh_name("other");
+    let begun = confold(&init(dir.path().join("x").to_str().unwrap(), &broker.bootstrap(), &other));
+    assert_eq!(begun.code, 0, "{}", begun.err);
+    let mut config = Config::of_folder(&third).unwrap();
+    config.kafka.as_mut().unwrap().topic = Some(other);
+    config.write(&third).unwrap();
+    let sick = confold(&["doctor", third.to_str().unwrap()]);
+    assert_eq!(sick.code, 5, "{}", sick.all());
+    assert!(sick.out.contains("the store belongs to log"), "{}", sick.out);
+    let gone = confold(&["doctor", dir.path().join("nothing").to_str().unwrap()]);
+    assert_eq!(gone.code, 5, "{}", gone.all());
 }

@@ -7,22 +7,29 @@ use crate::{
 };
 use confold_wire::pb::{self, State};
 use serde_json::json;
+use std::path::PathBuf;
 
 /// Look for what is wrong with a store, and say what to do.
 ///
-/// With --data it examines a folder that no server has open: log, digests, hashes. Otherwise it asks a server. Exits
-/// with 5 where something is damaged.
+/// Of a folder that no server has open it examines log, digests and hashes; where the log is a topic it asks the brokers about
+/// its settings, and says how strong an acknowledgement is with them. Otherwise it asks a server the same of each of its stores.
+/// Exits with 5 where something is damaged, or will be.
 ///
-/// Example: confold doctor --data ./data --deep
+/// Example: confold doctor ./data --deep
+///
+/// Example: confold doctor --server replica-1:7411
 #[derive(clap::Args, Debug)]
 pub struct Args {
+    /// The data folder; --data or CONFOLD_DATA where not given, else a server is asked
+    #[arg(conflicts_with = "server")]
+    folder: Option<PathBuf>,
     /// Read every record and every object, however long it takes
     #[arg(long)]
     deep: bool,
 }
 
 pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
-    let findings = match app.data() {
+    let findings = match args.folder.or_else(|| app.data()) {
         Some(folder) => {
             app.context
                 .local
@@ -145,6 +152,8 @@ fn of_status(status: &pb::StatusResponse) -> Vec<Finding> {
     } else {
         findings.push(finding(Level::Ok, "agreement", "no replica disagrees".to_owned(), ""));
     }
+    findings.extend(log(status));
+    findings.extend(replicas(status));
     if status.root_message.is_empty() {
         findings.push(finding(
             Level::Warning,
@@ -164,6 +173,74 @@ fn of_status(status: &pb::StatusResponse) -> Vec<Finding> {
             detail,
             "activate it when all replicas know it: `confold admin activate`",
         ));
+    }
+    findings
+}
+
+/// What the log itself is like, and what an acknowledgement on it is worth.
+fn log(status: &pb::StatusResponse) -> Vec<Finding> {
+    let finding = |level, what: &str, detail: String, hint: &str| Finding {
+        level,
+        what: format!("{}: {what}", status.store),
+        detail,
+        hint: hint.to_owned(),
+    };
+    let held = format!(
+        "{}, positions {} to {}, {} not folded yet",
+        if status.log.is_empty() { "a log" } else { &status.log },
+        status.log_start,
+        status.log_end.saturating_sub(1),
+        status.lag
+    );
+    let mut findings = vec![finding(Level::Ok, "log", held, "")];
+    let Some(report) = &status.log_report else {
+        if status.log == "file" {
+            let worth = "an acknowledged write is on the disk of this machine, and nowhere else".to_owned();
+            findings.push(finding(Level::Ok, "acknowledgement", worth, "copies are for you to make: `confold export log`"));
+        }
+        return findings;
+    };
+    let brokers = format!("{} on {}", report.topic, report.brokers.join(", "));
+    findings.push(finding(Level::Ok, "topic", brokers, ""));
+    for problem in &report.problems {
+        let level = if problem.refused { Level::Damage } else { Level::Warning };
+        let detail = format!("{} is {}, wanted is {}", problem.setting, problem.value, problem.wanted);
+        findings.push(finding(level, "topic", detail, &problem.what_to_do));
+    }
+    findings.push(finding(Level::Ok, "acknowledgement", report.acknowledgement.clone(), ""));
+    if status.replicas.len() < 2 {
+        let alone = "no other replica has announced a mark: nobody would notice if this one computed something wrong";
+        let hint = "start another one: `confold init DIR --kafka BROKERS --topic NAME`, then `confold serve DIR`";
+        findings.push(finding(Level::Warning, "replicas", alone.to_owned(), hint));
+    }
+    findings
+}
+
+/// A replica that was silent for so long no longer counts where the log may be trimmed.
+const SILENT_MS: i64 = 7 * 24 * 3600 * 1000;
+
+fn replicas(status: &pb::StatusResponse) -> Vec<Finding> {
+    let finding = |level, detail: String, hint: &str| Finding {
+        level,
+        what: format!("{}: replicas", status.store),
+        detail,
+        hint: hint.to_owned(),
+    };
+    let mut findings = Vec::new();
+    for row in &status.replicas {
+        let name = crate::error::short(&row.replica);
+        let silent = status.time_ms - row.time_ms;
+        if row.agrees == Some(false) {
+            let detail = format!("{name} announced another state at mark {}", row.position);
+            findings.push(finding(Level::Damage, detail, "compare with the others: docs/operations.md, Replicas that disagree"));
+        } else if silent > SILENT_MS {
+            let detail = format!("{name} has said nothing for {} days", silent / 86_400_000);
+            findings.push(finding(Level::Warning, detail, "start it; while it is silent it does not count"));
+        } else {
+            let this = if row.replica == status.replica { " (this)" } else { "" };
+            let durable = format!("{name}{this}: mark {}, durable up to {}", row.position, row.durable);
+            findings.push(finding(Level::Ok, durable, ""));
+        }
     }
     findings
 }

@@ -26,6 +26,7 @@ mod schema;
 mod serve;
 mod set;
 mod show;
+mod snapshot;
 mod status;
 mod store;
 mod sync;
@@ -102,6 +103,8 @@ pub enum Command {
     Export(export::Command),
     Restore(moving::RestoreArgs),
     #[command(subcommand)]
+    Snapshot(snapshot::Command),
+    #[command(subcommand)]
     Admin(admin::Command),
     Doctor(doctor::Args),
     Bench(bench::Args),
@@ -144,6 +147,7 @@ impl Command {
             Command::Sync(args) => sync::run(args, app).await,
             Command::Export(command) => export::run(command, app).await,
             Command::Restore(args) => moving::restore(args, app).await,
+            Command::Snapshot(command) => snapshot::run(command, app).await,
             Command::Admin(command) => admin::run(command, app).await,
             Command::Doctor(args) => doctor::run(args, app).await,
             Command::Bench(args) => bench::run(args, app).await,

@@ -24,6 +24,9 @@ enum Entry {
     Shut(Arc<Standing>),
 }
 
+/// What was last seen of a log's settings. Asked by every `Status`, so it answers at once.
+pub type Report = Arc<dyn Fn() -> Option<pb::LogReport> + Send + Sync>;
+
 /// One store of the list.
 pub struct Listed {
     pub name: Arc<str>,
@@ -47,10 +50,16 @@ impl Stores {
 
     /// Serves one more store under its own name. `log` is what its log is called in `Status`: `memory`, `file`, `kafka`.
     pub fn add(&self, handle: Handle, log: &str) -> Result<(), NameTaken> {
+        self.add_reported(handle, log, None)
+    }
+
+    /// The same with what `Status` tells of the log's settings.
+    pub fn add_reported(&self, handle: Handle, log: &str, report: Option<Report>) -> Result<(), NameTaken> {
         let name = handle.view().store_name.clone();
         let served = Served {
             name: name.clone(),
             log: log.into(),
+            report,
             objects: handle.objects(),
             options: self.options.clone(),
             handle,

@@ -202,6 +202,7 @@ pub(super) fn status(served: &Served, rights: &Rights) -> pb::StatusResponse {
         disputed: view.agreement.is_disputed(),
         replica: hex::encode(replica),
         uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
+        log_report: served.report.as_ref().filter(|_| is_inspector).and_then(|report| report()),
     }
 }
 

@@ -402,3 +402,126 @@ fn a_log_is_copied_moved_cut_and_unsealed() {
         ! Next: confold serve data
     "#]]);
 }
+
+#[test]
+fn a_snapshot_is_fetched_from_another_replica() {
+    let world = World::new();
+    let line = "snapshot fetch data --from 127.0.0.1:7412 --kafka a:9092 --topic net --store main";
+    world.check(line, expect![[r#"
+        > connect 127.0.0.1:7412
+        > fetch FetchOptions { data: "FOLDER/data", store: "main", kafka: Some(KafkaOptions { brokers: "a:9092", topic: "net", create_topic: None, settings_file: None, settings: [], dev_unsafe: false }) }
+        fetched: main at mark 4096, state 3f9c12ab34cd, confirmed by the log
+        revision 3900, 3,900 revisions of history, 1 object
+        ! Next: confold serve data
+    "#]]);
+    world.check("snapshot fetch data --from 127.0.0.1:7412 --json", expect![[r#"
+        > connect 127.0.0.1:7412
+        > fetch FetchOptions { data: "FOLDER/data", store: "", kafka: None }
+        {
+          "store": "main",
+          "log_id": "abababababababababababababababab",
+          "position": 4096,
+          "state": "3f9c12ab34cd5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7",
+          "revision": 3900,
+          "revisions": 3900,
+          "objects": 1
+        }
+    "#]]);
+    world.check("snapshot fetch data", expect![[r#"
+        ! Error: the following required arguments were not provided:
+        !   --from <ADDR>
+        !
+        ! Usage: confold snapshot fetch --from <ADDR> <FOLDER>
+        !
+        ! For more information, try '--help'.
+        exit 2
+    "#]]);
+    world.check("snapshot fetch data --from 127.0.0.1:7412 --topic net", expect![[r#"
+        ! Error: the following required arguments were not provided:
+        !   --kafka <BROKERS>
+        !
+        ! Usage: confold snapshot fetch --from <ADDR> --topic <NAME> --kafka <BROKERS> <FOLDER>
+        !
+        ! For more information, try '--help'.
+        exit 2
+    "#]]);
+}
+
+#[test]
+fn doctor_says_what_an_acknowledgement_on_a_topic_is_worth() {
+    let world = World::new();
+    let problem = pb::LogFinding {
+        refused: false,
+        setting: "min.insync.replicas".to_owned(),
+        value: "1".to_owned(),
+        wanted: "2 or more".to_owned(),
+        what_to_do: "set it to 2".to_owned(),
+    };
+    world.fake.list_stores.always(pb::ListStoresResponse {
+        stores: vec![pb::StoreRow {
+            name: "main".to_owned(),
+            log: "kafka".to_owned(),
+            ..Default::default()
+        }],
+    });
+    let row = |number: u8, agrees: Option<bool>, time_ms: i64| pb::ReplicaRow {
+        replica: format!("{number:02x}").repeat(16),
+        position: 4_096,
+        durable: 4_090,
+        time_ms,
+        agrees,
+        ..Default::default()
+    };
+    let now = 1_763_719_200_000;
+    world.fake.status.always(pb::StatusResponse {
+        store: "main".to_owned(),
+        state: pb::State::Serving.into(),
+        log: "kafka".to_owned(),
+        log_end: 4_183,
+        lag: 2,
+        time_ms: now,
+        replica: "01".repeat(16),
+        replicas: vec![row(1, None, now), row(2, Some(false), now), row(3, Some(true), now - 864_000_000)],
+        log_report: Some(pb::LogReport {
+            topic: "net".to_owned(),
+            brokers: vec!["a:9092".to_owned(), "b:9092".to_owned()],
+            problems: vec![problem.clone(), pb::LogFinding { refused: true, ..problem }],
+            acknowledgement: "An acknowledged write is on at least 1 of 2 brokers.".to_owned(),
+            looked_ms: now,
+        }),
+        ..Default::default()
+    });
+    world.check("doctor", expect![[r#"
+        > list_stores {}
+        > status {"store":"main"}
+        ok        main: state            serving
+        ok        main: agreement        no replica disagrees
+        ok        main: log              kafka, positions 0 to 4182, 2 not folded yet
+        ok        main: topic            net on a:9092, b:9092
+        warning   main: topic            min.insync.replicas is 1, wanted is 2 or more
+                  set it to 2
+        DAMAGE    main: topic            min.insync.replicas is 1, wanted is 2 or more
+                  set it to 2
+        ok        main: acknowledgement  An acknowledged write is on at least 1 of 2 brokers.
+        ok        main: replicas         010101010101 (this): mark 4096, durable up to 4090
+        DAMAGE    main: replicas         020202020202 announced another state at mark 4096
+                  compare with the others: docs/operations.md, Replicas that disagree
+        warning   main: replicas         030303030303 has said nothing for 10 days
+                  start it; while it is silent it does not count
+        warning   main: schema           none yet
+                  push one: `confold schema push DIR --root MESSAGE`
+        ! Error: something is damaged; see above
+        exit 5
+    "#]]);
+    world.check("doctor data", expect![[r#"
+        > doctor FOLDER/data deep=false
+    "#]]);
+    world.check("doctor data --server 127.0.0.1:1", expect![[r#"
+        ! Error: the argument '[FOLDER]' cannot be used with '--server <ADDR>'
+        !
+        ! Usage: confold doctor <FOLDER>
+        !
+        ! For more information, try '--help'.
+        exit 2
+    "#]]);
+}

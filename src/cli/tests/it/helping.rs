@@ -50,6 +50,7 @@ fn the_help_lists_the_commands_and_the_exit_statuses() {
               sync         Wait until everything that was acknowledged before is seen here
               export       Take out what a store is made of
               restore      Bring an exported or copied log to life, in a new data folder
+              snapshot     Begin a replica without reading the log from its start
               admin        Rare steps in a store's life
               doctor       Look for what is wrong with a store, and say what to do
               bench        Measure how fast a store is on this machine, beside the limits measured in the same

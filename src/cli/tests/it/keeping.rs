@@ -212,10 +212,16 @@ fn status_shows_how_a_store_is_doing() {
         expect![[r#"
             > list_stores {}
             > status {"store":"main"}
-            warning   main: state      degraded: reads go on, writes are refused; the disk is full
+            warning   main: state            degraded: reads go on, writes are refused; the disk is full
                       reads go on; mend what the reason names, then restart it
-            DAMAGE    main: agreement  replicas disagree about a state hash
+            DAMAGE    main: agreement        replicas disagree about a state hash
                       compare the state hashes in `confold status` of each replica
+            ok        main: log              file, positions 0 to 4189, 7 not folded yet
+            ok        main: acknowledgement  an acknowledged write is on the disk of this machine, and nowhere else
+                      copies are for you to make: `confold export log`
+            ok        main: replicas         cdcdcdcdcdcd (this): mark 4096, durable up to 4086
+            DAMAGE    main: replicas         efefefefefef announced another state at mark 4096
+                      compare with the others: docs/operations.md, Replicas that disagree
             ! Error: something is damaged; see above
             exit 5
         "#]],

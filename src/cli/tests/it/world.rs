@@ -4,7 +4,7 @@ use crate::fake::Fake;
 use async_trait::async_trait;
 use confold_cli::{
     Context, Exit, Failure, bench,
-    local::{Access, Copied, CopyOptions, Exported, Finding, InitOptions, Initialised, Level, Local, Rebuilt, Reopened, Scratch, ServeOptions, Serving, Survey},
+    local::{Access, Copied, CopyOptions, Exported, FetchOptions, Fetched, Finding, InitOptions, Initialised, Level, Local, Rebuilt, Reopened, Scratch, ServeOptions, Serving, Survey},
     run_async,
 };
 use confold_client::{Retries, Tls};
@@ -251,6 +251,20 @@ impl Local for Disk {
         Ok(Reopened {
             incarnation: "cd".repeat(16),
             position: 4_183,
+        })
+    }
+
+    async fn fetch_snapshot(&self, api: Arc<dyn Api>, options: FetchOptions) -> Result<Fetched, Failure> {
+        drop(api);
+        self.note(format!("fetch {options:?}"));
+        Ok(Fetched {
+            store: "main".to_owned(),
+            log_id: "ab".repeat(16),
+            position: 4_096,
+            state: ROOT.to_owned(),
+            revision: 3_900,
+            revisions: 3_900,
+            objects: 1,
         })
     }
 
