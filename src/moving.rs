@@ -15,14 +15,18 @@ use confold_log::file::{self, Copy, FileLog, Identity, Origin};
 use confold_log::{CopyTarget, Log, LogError, Range, Tip};
 use confold_log_kafka::KafkaCopy;
 use confold_model::event::Body;
+use confold_model::fold::Outcome;
 use confold_model::ids::{Hash, Incarnation, Position};
-use confold_replica::{Handle, Housekeeping, OpenError, Options, Proposal, ProposeError, Replica, ReplicaState};
+use confold_replica::{Handle, Housekeeping, OpenError, Options, Proposal, Replica, ReplicaState, Settled};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an event of our own may take, and a log may say nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A lock of our own that was just given up may be held a moment longer by a process that was being started meanwhile.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Records read at once.
 const RECORDS: usize = 4_096;
@@ -188,6 +192,9 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(u64, u64)) -> Result<Moved, Mov
         return Err(MoveError::Invalid("a move takes everything along: --until goes with a copy only".to_owned()));
     }
     let survey = survey(plan)?;
+    if plan.is_move {
+        must_be_two_logs(plan)?;
+    }
     let (source, end, sealed) = match plan.is_move {
         true => {
             let end = seal(plan)?;
@@ -229,6 +236,26 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(u64, u64)) -> Result<Moved, Mov
         kept,
         sealed,
     })
+}
+
+/// A move that was finished has pointed the source's folder to the target: sealing it once more would seal what was moved.
+fn must_be_two_logs(plan: &Plan) -> Result<(), MoveError> {
+    let End::Topic(kafka) = &plan.to else { return Ok(()) };
+    // One that cannot be opened is empty, not there, or a copy under way: not what the source stands on.
+    let Ok(target) = Topic::of(Path::new("."), kafka)?.open(None) else { return Ok(()) };
+    if plan.from.read()?.transport_id() != target.transport_id() {
+        return Ok(());
+    }
+    let (from, to) = (plan.from.name(), plan.to.name());
+    let kept = match &plan.from {
+        // What was interrupted last.
+        End::Folder(dir) if dir.join(LOG).is_dir() => {
+            let kept = folder::keep_old_log(dir, &dir.join(LOG))?;
+            format!("; its old log is kept in {}", kept.display())
+        }
+        _ => String::new(),
+    };
+    Err(MoveError::Invalid(format!("{from} stands on {to} already: it was moved, and is not moved again{kept}")))
 }
 
 fn copy_all(source: &dyn Log, copy: &mut dyn CopyTarget, end: Position, progress: &mut dyn FnMut(u64, u64)) -> Result<(), MoveError> {
@@ -355,7 +382,13 @@ impl Target {
         match &plan.to {
             End::Folder(dir) => {
                 let options = file::Options { verify_all: true, ..file_options() };
-                Ok(Arc::new(FileLog::open(&dir.join(LOG), options)?))
+                let until = Instant::now() + LINGER;
+                loop {
+                    match FileLog::open(&dir.join(LOG), options.clone()) {
+                        Err(LogError::Locked { .. }) if Instant::now() < until => std::thread::sleep(LINGER / 100),
+                        opened => return Ok(Arc::new(opened?)),
+                    }
+                }
             }
             End::Topic(kafka) => Ok(Arc::new(Topic::of(Path::new("."), kafka)?.open(None)?)),
         }
@@ -395,19 +428,18 @@ impl Visit {
             reason: event.to_owned(),
             ..Proposal::new(body)
         };
+        let refused = |why: String| Err(MoveError::Refused { event, why });
         match wait(self.handle.propose(proposal, PATIENCE)) {
-            Ok(settled) => Ok(settled.position),
-            Err(error) => Err(MoveError::Refused { event, why: why(error) }),
+            Ok(Settled { outcome: Outcome::Accepted, position, .. }) => Ok(position),
+            Ok(Settled { outcome: Outcome::Rejected(why), .. }) => refused(format!("{}: {}", why.code, why.detail)),
+            Ok(settled) => refused(format!("it came out as {:?}", settled.outcome)),
+            Err(error) => refused(error.to_string()),
         }
     }
 
     fn end(self) -> Result<(), MoveError> {
         Ok(wait(self.handle.shutdown(PATIENCE)).map_err(FolderError::from)?)
     }
-}
-
-fn why(error: ProposeError) -> String {
-    error.to_string()
 }
 
 /// The end of a store's life in this place: the position behind its seal.

@@ -17,7 +17,7 @@ use confold_model::ids::Position;
 use confold_test_brokers::{Cluster, fresh_name, one};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -168,6 +168,10 @@ async fn a_store_grows_up_from_its_folder_to_kafka_and_back() {
     assert_eq!(moved.code, 0, "{}", moved.all());
     assert!(moved.err.contains("log.moved-1"), "{}", moved.err);
     assert!(data.join("log.moved-1").is_dir() && !data.join("log").exists());
+    // Once more would seal what was moved.
+    let again = confold(&[&words[..], &["--resume"]].concat());
+    assert_eq!(again.code, 2, "{}", again.all());
+    assert!(again.err.contains("it was moved, and is not moved again"), "{}", again.err);
     // The same data folder goes on, with all it had, on the topic.
     let store = open(&data).await;
     shown.is_beginning_of(&store);
@@ -341,4 +345,55 @@ async fn a_new_replica_begins_from_a_snapshot_of_another_and_serves_on() {
     assert!(sick.out.contains("the store belongs to log"), "{}", sick.out);
     let gone = confold(&["doctor", dir.path().join("nothing").to_str().unwrap()]);
     assert_eq!(gone.code, 5, "{}", gone.all());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_fenced_while_it_is_served_leaves_the_others_serving() {
+    let broker = one();
+    let root = tempfile::tempdir().unwrap();
+    let config = Config { kafka: Some(Kafka { topic: None, ..kafka(broker, "") }), ..Config::default() };
+    config.write(root.path()).unwrap();
+    let server = ServerProcess::run(&["serve", "--stores", root.path().to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    let api = Remote::connect(&server.address).unwrap();
+    let topics = [fresh_name("good"), fresh_name("bad")];
+    for (name, topic) in ["good", "bad"].iter().zip(&topics) {
+        let create_topic = Some(pb::TopicShape { replication: 1, min_insync: 1 });
+        let request = pb::CreateStoreRequest {
+            name: (*name).to_owned(),
+            topic: topic.clone(),
+            create_topic,
+            ..Default::default()
+        };
+        api.create_store(request).await.unwrap();
+    }
+    let ask = |store: &str| pb::StatusRequest { store: store.to_owned() };
+    // Made anew under the store, with a store of its own in it.
+    broker.topic_delete(&topics[1]);
+    make_topic(broker, &topics[1]);
+    let began = Instant::now();
+    let fenced = loop {
+        let status = api.status(ask("bad")).await.unwrap();
+        if status.state() == pb::State::Fenced {
+            break status;
+        }
+        assert!(began.elapsed() < SOON, "{:?}: {}", status.state(), status.reason);
+        // What is written meanwhile never comes back.
+        let deadline_ms = 500;
+        let proposal = Some(pb::Proposal { deadline_ms, ..Default::default() });
+        let tag = pb::TagRequest { store: "bad".to_owned(), proposal, name: "x".to_owned(), ..Default::default() };
+        assert!(api.tag(tag).await.is_err());
+    };
+    assert!(fenced.reason.contains("made anew"), "{}", fenced.reason);
+    let compiled = schema_source::descriptor_set_of(&repository().join("schemas/examples"), &[]).unwrap();
+    let request = pb::PushSchemaRequest {
+        store: "good".to_owned(),
+        descriptor_set: compiled.descriptor_set.into(),
+        root_message: "example.Network".to_owned(),
+        ..Default::default()
+    };
+    api.push_schema(request).await.unwrap();
+    assert_eq!(api.status(ask("good")).await.unwrap().state(), pb::State::Serving);
+    let seen = confold(&["doctor", "--server", &server.address]);
+    assert_eq!(seen.code, 5, "{}", seen.all());
+    assert!(seen.out.contains("bad: state") && seen.out.contains("good: state"), "{}", seen.out);
 }

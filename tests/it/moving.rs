@@ -156,6 +156,32 @@ async fn a_moved_store_takes_nothing_more_where_it_was_until_the_move_is_given_u
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_with_rules_is_moved_by_the_right_of_whoever_may_administer_it() {
+    let (dir, data, shown) = sample().await;
+    let store = open(&data).await;
+    let rules = vec![pb::PolicyRule {
+        principal: "ops".to_owned(),
+        path: "/".to_owned(),
+        rights: vec![pb::Right::Read.into(), pb::Right::Write.into(), pb::Right::Admin.into()],
+        strict: false,
+    }];
+    store.api_as("ops").set_policy(pb::SetPolicyRequest { rules, ..Default::default() }).await.unwrap();
+    store.close().await.unwrap();
+    let target = dir.path().join("target");
+    let words = ["log", "copy", data.to_str().unwrap(), target.to_str().unwrap(), "--move"];
+    let refused = confold(&words);
+    assert_eq!(refused.code, 1, "{}", refused.all());
+    assert!(refused.err.contains("seal was not accepted") && refused.err.contains("--as NAME"), "{}", refused.err);
+    assert!(!target.exists());
+    let moved = confold(&[&words[..], &["--as", "ops"]].concat());
+    assert_eq!(moved.code, 0, "{}", moved.all());
+    let store = open(&target).await;
+    let rows = Shown::of(&store);
+    assert_eq!(rows.rows, shown.rows);
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_is_killed_goes_on_and_comes_out_the_same() {
     let (dir, data, shown) = sample().await;
     let target = dir.path().join("target");

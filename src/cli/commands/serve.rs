@@ -20,7 +20,7 @@ use std::{net::SocketAddr, path::PathBuf};
 ///
 /// Example: confold serve ./data --listen 127.0.0.1:7411
 ///
-/// Example: confold serve --stores /var/lib/confold --admin ops --tls-cert server.pem --tls-key server.key --require-token
+/// Example: confold serve --stores /var/lib/confold --admin ops.example --tls-cert server.pem --tls-key server.key --client-ca ca.pem
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Folders that `confold init` made; --data or CONFOLD_DATA where none is given
@@ -37,7 +37,7 @@ pub struct Args {
     /// Memory for what is read again
     #[arg(long, value_name = "SIZE", value_parser = parse::size)]
     cache: Option<u64>,
-    /// Who may make, open and close stores; may be repeated
+    /// Who may make, open and close stores, by the name in the client's certificate; may be repeated
     #[arg(long, value_name = "NAME")]
     admin: Vec<String>,
     /// What to do while replicas disagree and it is not known who is right [default: serve]
