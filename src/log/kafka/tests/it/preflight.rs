@@ -105,6 +105,8 @@ fn three_brokers_every_wrong_setting_is_refused_by_name_and_live() {
     let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let wide = fresh_name("wide");
     cluster.topic_create(&wide, 2, &settings);
+    // Of three brokers one may know it a moment later.
+    until("the topic is known", || admin.preflight(&wide, STRICT).is_ok());
     let refusal = admin.preflight(&wide, STRICT).unwrap().refusal().unwrap_or_default();
     assert!(refusal.contains("partitions is 2, wanted is 1"), "{refusal}");
     cluster.partitions_add(&topic, 2);
