@@ -22,8 +22,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// One open store in this process; clones are the same one. When the last is dropped the replica stops, without waiting for
-/// what is under way: [`Handle::shutdown`] does it in order.
+/// One open store in this process; clones are the same one. When the last is dropped the replica stops, without settling
+/// what is under way: [`Handle::shutdown`] does it in order. Dropping blocks until its threads have ended: a process that
+/// exits while one of them writes would pull RocksDB's globals away from under it.
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) core: Arc<Core>,
@@ -41,6 +42,12 @@ struct Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.core.stop();
+        let current = std::thread::current().id();
+        // What is told of an event may hold the last handle, and then it is dropped in a thread that cannot wait for itself.
+        for thread in self.running.get_mut().drain(..).filter(|thread| thread.thread().id() != current) {
+            // A panic was caught inside and stands in the status.
+            let _ = thread.join();
+        }
     }
 }
 

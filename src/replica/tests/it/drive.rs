@@ -39,6 +39,20 @@ async fn a_replica_that_is_dropped_at_any_time_goes_on_where_its_store_stands() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_handle_that_is_dropped_leaves_no_thread_behind_that_works_on_its_store() {
+    for housekeeping in [confold_replica::Housekeeping::Background, confold_replica::Housekeeping::ByHand] {
+        let world = World::begun();
+        let handle = world.serving_with(Options { housekeeping, ..world.options() }).await;
+        drop(handle.submit(Proposal::new(put("last", "1")), SOON).unwrap());
+        let other = handle.clone();
+        drop(handle);
+        assert!(Arc::strong_count(&world.store) > 1, "another handle holds it");
+        drop(other);
+        assert_eq!(Arc::strong_count(&world.store), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_serves_only_when_it_has_folded_what_stood_on_the_log_at_its_start() {
     let world = World::begun();
     let handle = world.serving().await;
