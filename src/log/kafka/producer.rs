@@ -105,16 +105,22 @@ impl Producer {
     /// Queues one record; `Ok` is all that is ever known here.
     pub fn send(&self, record: &Bytes, time: Option<i64>) -> Result<(), LogError> {
         let size = record.len();
-        let queued = self.events.queued.fetch_add(size, SeqCst);
+        let mut producer = self.current();
+        let mut queued = self.events.queued.fetch_add(size, SeqCst);
         // A single record is always taken, whatever its size.
-        if queued > 0 && queued + size > self.queue_bytes {
+        let is_full = |queued| queued > 0 && queued + size > self.queue_bytes;
+        if is_full(queued) {
+            // What was delivered meanwhile makes room.
+            producer.poll(Duration::ZERO);
+            queued = self.events.queued.load(SeqCst) - size;
+        }
+        if is_full(queued) {
             self.events.queued.fetch_sub(size, SeqCst);
             return Err(LogError::Full {
                 queued,
                 limit: self.queue_bytes,
             });
         }
-        let mut producer = self.current();
         let mut sent = self.try_send(&producer, record, time);
         if matches!(sent, Err(RDKafkaErrorCode::Fatal)) {
             producer = self.renew(&producer)?;
