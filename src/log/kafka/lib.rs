@@ -308,7 +308,7 @@ const REPORTS: Duration = Duration::from_millis(10);
 
 fn serve_reports(shared: &Arc<Shared>) {
     while !shared.stopping.load(SeqCst) {
-        shared.producer.poll(Duration::ZERO);
+        shared.producer.poll();
         std::thread::sleep(REPORTS);
     }
 }
@@ -473,7 +473,7 @@ impl Connected {
             if left.is_zero() {
                 return Err(unreachable(said));
             }
-            self.producer.poll(Duration::ZERO);
+            self.producer.poll();
         }
     }
 }
