@@ -40,6 +40,11 @@ impl ServerProcess {
     }
 
     pub fn run_with(words: &[&str], environment: &[(&str, &str)]) -> ServerProcess {
+        ServerProcess::try_run(words, environment).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The same; why not, when it ended before it served.
+    pub fn try_run(words: &[&str], environment: &[(&str, &str)]) -> Result<ServerProcess, String> {
         let mut child = Command::new(CONFOLD)
             .args(words)
             .envs(environment.iter().copied())
@@ -52,7 +57,10 @@ impl ServerProcess {
         let mut said = Vec::new();
         loop {
             let Some(Ok(line)) = lines.next() else {
-                panic!("the server ended before it served: {said:?}, {:?}", child.wait());
+                return Err(format!(
+                    "the server ended before it served: {said:?}, {:?}",
+                    child.wait()
+                ));
             };
             if let Some((_, address)) = line.strip_prefix("serving ").and_then(|line| line.split_once("://")) {
                 let address = address.trim().to_owned();
@@ -68,7 +76,7 @@ impl ServerProcess {
                         }
                     }
                 });
-                return ServerProcess { child, address, said };
+                return Ok(ServerProcess { child, address, said });
             }
             said.push(line);
         }
@@ -77,7 +85,13 @@ impl ServerProcess {
     /// Sends it a signal by its name: `STOP`, `CONT`.
     pub fn signal(&self, name: &str) {
         let process = self.child.id();
-        assert!(Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().unwrap().success());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &format!("kill -{name} {process}")])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// The last lines of its standard error.
@@ -117,7 +131,16 @@ pub fn confold(words: &[&str]) -> Ran {
 }
 
 pub fn confold_with(words: &[&str], environment: &[(&str, &str)]) -> Ran {
-    let done = Command::new(CONFOLD).args(words).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap();
+    let done = Command::new(CONFOLD)
+        .args(words)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { code: done.status.code().unwrap_or(-1), out: text(done.stdout), err: text(done.stderr) }
+    Ran {
+        code: done.status.code().unwrap_or(-1),
+        out: text(done.stdout),
+        err: text(done.stderr),
+    }
 }
