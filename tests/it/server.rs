@@ -1,8 +1,10 @@
 //! A real server process on a data folder.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub const CONFOLD: &str = env!("CARGO_BIN_EXE_confold");
@@ -11,7 +13,11 @@ pub const CONFOLD: &str = env!("CARGO_BIN_EXE_confold");
 pub struct ServerProcess {
     pub child: Child,
     pub address: String,
+    said: Arc<Mutex<VecDeque<String>>>,
 }
+
+/// So many of its last lines are kept.
+const LINES: usize = 60;
 
 impl ServerProcess {
     /// Starts on a free port and waits until it says where.
@@ -63,8 +69,18 @@ impl ServerProcess {
             if let Some((_, address)) = line.strip_prefix("serving ").and_then(|line| line.split_once("://")) {
                 let address = address.trim().to_owned();
                 // Whatever it says later must not fill the pipe.
-                std::thread::spawn(move || lines.for_each(drop));
-                return Ok(ServerProcess { child, address });
+                let said = Arc::new(Mutex::new(VecDeque::from(said)));
+                let kept = said.clone();
+                std::thread::spawn(move || {
+                    for line in lines.map_while(Result::ok) {
+                        let mut kept = kept.lock().unwrap();
+                        kept.push_back(line);
+                        if kept.len() > LINES {
+                            kept.pop_front();
+                        }
+                    }
+                });
+                return Ok(ServerProcess { child, address, said });
             }
             said.push(line);
         }
@@ -92,6 +108,11 @@ impl ServerProcess {
             assert!(Instant::now() < give_up, "the server goes on after {time:?}");
             std::thread::park_timeout(Duration::from_millis(2));
         }
+    }
+
+    /// The last lines of its standard error.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().iter().map(|line| format!("  {line}\n")).collect()
     }
 
     pub fn kill(mut self) {
