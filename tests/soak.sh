@@ -13,6 +13,7 @@
 #   tests/soak.sh prune [TIMES]        a process killed while it prunes and sweeps (500)
 #   tests/soak.sh syncs [TIMES]        a sync that fails (200)
 #   tests/soak.sh full [TIMES]         a disk that is full, as root (50)
+#   tests/soak.sh history [REVISIONS]  the same work with a short past and a long one (10000000)
 #
 #   tests/soak.sh table                what was reached so far
 #
@@ -112,6 +113,10 @@ case ${1:-help} in
     full)
         export CONFOLD_FILLS=6
         until_reached full fills "${2:-50}" faults::full::on_a_full_disk_reads_go_on_and_writes_come_back_by_themselves
+        ;;
+    history)
+        export CONFOLD_REVISIONS="${2:-10000000}"
+        run history history::a_long_history_makes_nothing_slower_and_only_rows_and_log_bigger
         ;;
     table)
         [ -e "$results" ] || { echo "no results in $results yet" && exit 0; }

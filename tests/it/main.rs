@@ -5,6 +5,7 @@ mod crash;
 mod faults;
 mod fences;
 mod guide;
+mod history;
 mod kafka;
 mod moving;
 mod replicas;
