@@ -24,15 +24,33 @@ const IN_FLIGHT: usize = 1_024;
 const SOON: Duration = Duration::from_secs(60);
 
 fn load() -> Load {
-    Load { children: CHILDREN, record_bytes: 340, duration: Duration::ZERO, kafka: None }
+    Load {
+        children: CHILDREN,
+        record_bytes: 340,
+        duration: Duration::ZERO,
+        kafka: None,
+    }
 }
 
 fn put(turn: u64) -> Proposal {
     let (key, value) = bench::item(bench::scattered(turn) % CHILDREN, turn, &load());
-    let path = NodePath { steps: vec![Step { field: 1, key: Some(key.into_bytes().into()) }] };
+    let path = NodePath {
+        steps: vec![Step {
+            field: 1,
+            key: Some(key.into_bytes().into()),
+        }],
+    };
     let kind = OperationKind::Put { value: value.into() };
-    let operations = vec![Operation { path, strict: false, base: None, kind }];
-    Proposal::new(Body::Commit(Commit { guards: vec![], operations }))
+    let operations = vec![Operation {
+        path,
+        strict: false,
+        base: None,
+        kind,
+    }];
+    Proposal::new(Body::Commit(Commit {
+        guards: vec![],
+        operations,
+    }))
 }
 
 /// Commits of one element each, until the store has so many revisions. Gives how many a second.
@@ -93,11 +111,26 @@ async fn measure(data: &Path, mut store: Embedded) -> (Embedded, Figures) {
     let old = get(&*api, &(last - 1_000).to_string()).await;
     assert!(newest.0 != old.0 && old.1 == last - 1_000, "{old:?} {newest:?}");
     let past_us = median(200, async || _ = get(&*api, &(last - 1_000).to_string()).await).await;
-    let read = |at: &str| Some(pb::Read { at: at.to_owned(), ..Default::default() });
-    let between = pb::DiffRequest { from: read("latest~10"), to: read("latest"), ..Default::default() };
+    let read = |at: &str| {
+        Some(pb::Read {
+            at: at.to_owned(),
+            ..Default::default()
+        })
+    };
+    let between = pb::DiffRequest {
+        from: read("latest~10"),
+        to: read("latest"),
+        ..Default::default()
+    };
     let diff_us = median(200, async || _ = diff(&*api, &between).await).await;
-    let page = pb::LogRequest { limit: 100, ..Default::default() };
-    let log_us = median(50, async || assert_eq!(api.log(page.clone()).await.unwrap().rows.len(), 100)).await;
+    let page = pb::LogRequest {
+        limit: 100,
+        ..Default::default()
+    };
+    let log_us = median(50, async || {
+        assert_eq!(api.log(page.clone()).await.unwrap().rows.len(), 100)
+    })
+    .await;
     let mut turn = last;
     let handle = store.handle().clone();
     let commit_us = median(200, async || {
@@ -106,15 +139,32 @@ async fn measure(data: &Path, mut store: Embedded) -> (Embedded, Figures) {
     })
     .await;
     let (resident, sizes) = (resident(), ["store", "log"].map(|name| size(&data.join(name))));
-    let figures = Figures { open_ms, commit_us, past_us, diff_us, log_us, rate, resident, store: sizes[0], log: sizes[1] };
+    let figures = Figures {
+        open_ms,
+        commit_us,
+        past_us,
+        diff_us,
+        log_us,
+        rate,
+        resident,
+        store: sizes[0],
+        log: sizes[1],
+    };
     drop((api, handle));
     (store, figures)
 }
 
 /// Root hash and revision of the state.
 async fn get(api: &dyn Api, at: &str) -> (String, u64) {
-    let read = pb::Read { at: at.to_owned(), ..Default::default() };
-    let request = pb::GetRequest { read: Some(read), path: "/".to_owned(), ..Default::default() };
+    let read = pb::Read {
+        at: at.to_owned(),
+        ..Default::default()
+    };
+    let request = pb::GetRequest {
+        read: Some(read),
+        path: "/".to_owned(),
+        ..Default::default()
+    };
     let read_at = api.get(request).await.unwrap().read_at.unwrap();
     (read_at.root, read_at.revision)
 }
@@ -131,8 +181,14 @@ fn resident() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-fn size(folder: &Path) -> u64 {
-    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+fn size(path: &Path) -> u64 {
+    match path.is_dir() {
+        true => std::fs::read_dir(path)
+            .unwrap()
+            .map(|entry| size(&entry.unwrap().path()))
+            .sum(),
+        false => path.metadata().unwrap().len(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,8 +196,19 @@ async fn a_long_history_makes_nothing_slower_and_only_rows_and_log_bigger() {
     let long = crate::cluster::variable("CONFOLD_REVISIONS").unwrap_or(30_000);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let retention = RetentionPolicy { keep_revisions: KEPT, ..RetentionPolicy::default() };
-    folder::create(&data, "history", &Begin { retention, ..Begin::default() }).unwrap();
+    let retention = RetentionPolicy {
+        keep_revisions: KEPT,
+        ..RetentionPolicy::default()
+    };
+    folder::create(
+        &data,
+        "history",
+        &Begin {
+            retention,
+            ..Begin::default()
+        },
+    )
+    .unwrap();
     let mut store = open(&data).await;
     let request = pb::PushSchemaRequest {
         descriptor_set: bench::schema().unwrap().into(),

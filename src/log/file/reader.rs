@@ -99,8 +99,13 @@ impl FileReader {
             }
         })?;
         let mut cursor = segment.cursor();
+        if let Some(waypoint) = self.tail.waypoint_before(extent.start, self.next) {
+            cursor.jump(waypoint);
+        }
         cursor
-            .skip_to(self.next, extent.len)
+            .skip_to(self.next, extent.len, &mut |waypoint| {
+                self.tail.keep_waypoint(extent.start, waypoint)
+            })
             .map_err(|broken| broken.error(disk, &segment.name, &cursor))?;
         if let Some(before) = self.before
             && cursor.tip.position == self.next

@@ -113,7 +113,27 @@ impl Broken {
     }
 }
 
+/// Where a batch begins in the file of a segment, as a cursor found it that had gone all the way there.
+#[derive(Clone, Copy)]
+pub(super) struct Waypoint {
+    pub(super) tip: Tip,
+    offset: u64,
+}
+
 impl Cursor {
+    fn waypoint(&self) -> Waypoint {
+        Waypoint {
+            tip: self.tip,
+            offset: self.offset,
+        }
+    }
+
+    /// Goes on from a waypoint of the same segment.
+    pub(super) fn jump(&mut self, waypoint: Waypoint) {
+        self.offset = waypoint.offset;
+        self.tip = waypoint.tip;
+    }
+
     /// The records of the next batch; `None` at `len`, where the file (or its durable part) ends.
     pub(super) fn next(&mut self, len: u64) -> Result<Option<Vec<Record>>, Broken> {
         let Some(header) = self.header(len)? else {
@@ -133,9 +153,20 @@ impl Cursor {
         Ok(Some(records))
     }
 
-    /// Moves on, without reading records, to the batch that holds `position`. It lies in this segment, below `len`.
-    pub(super) fn skip_to(&mut self, position: Position, len: u64) -> Result<(), Broken> {
+    /// Moves on, without reading records, to the batch that holds `position`. It lies in this segment, below `len`. `pass` hears now
+    /// and then where another cursor may begin.
+    pub(super) fn skip_to(
+        &mut self,
+        position: Position,
+        len: u64,
+        pass: &mut dyn FnMut(Waypoint),
+    ) -> Result<(), Broken> {
+        let mut passed = self.offset;
         while let Some(header) = self.header(len)? {
+            if self.offset - passed >= CHUNK as u64 {
+                passed = self.offset;
+                pass(self.waypoint());
+            }
             if header.first != self.tip.position {
                 let what = format!(
                     "a batch begins with position {} where {} is due",

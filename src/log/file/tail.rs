@@ -1,6 +1,6 @@
 //! What the writer has published: the part that readers may see.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,6 +8,7 @@ use confold_model::ids::Position;
 use parking_lot::{Condvar, Mutex};
 
 use super::disk::Disk;
+use super::segment::Waypoint;
 use crate::{LogError, Range, Record, Tip, budget};
 
 /// Shared by the writer and all readers.
@@ -15,7 +16,12 @@ pub(super) struct Tail {
     pub(super) disk: Arc<dyn Disk>,
     state: Mutex<State>,
     moved: Condvar,
+    /// Where readers have come by, with the start of their segment: whoever seeks need not begin with the segment.
+    waypoints: Mutex<BTreeMap<Position, (Position, Waypoint)>>,
 }
+
+/// So many are kept: those of 16 GiB that were sought through.
+const WAYPOINTS: usize = 1 << 16;
 
 struct State {
     /// Never empty. The last one grows.
@@ -60,6 +66,7 @@ impl Tail {
             disk,
             state: Mutex::new(state),
             moved: Condvar::new(),
+            waypoints: Mutex::default(),
         }
     }
 
@@ -111,6 +118,21 @@ impl Tail {
             .map(|extent| extent.start)
             .take_while(|start| *start <= position)
             .collect()
+    }
+
+    /// The last waypoint of a segment from which `position` lies ahead.
+    pub(super) fn waypoint_before(&self, segment: Position, position: Position) -> Option<Waypoint> {
+        let waypoints = self.waypoints.lock();
+        let (_, (start, waypoint)) = waypoints.range(..=position).next_back()?;
+        (*start == segment).then_some(*waypoint)
+    }
+
+    pub(super) fn keep_waypoint(&self, segment: Position, waypoint: Waypoint) {
+        let mut waypoints = self.waypoints.lock();
+        if waypoints.len() == WAYPOINTS {
+            waypoints.clear();
+        }
+        waypoints.insert(waypoint.tip.position, (segment, waypoint));
     }
 
     pub(super) fn close(&self) {

@@ -140,6 +140,34 @@ fn positions_cross_segments_and_survive_opening_again() {
 }
 
 #[test]
+fn a_reader_may_begin_anywhere_in_large_segments_whoever_was_there_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = Options {
+        segment_bytes: 2 << 20,
+        batch_bytes: 30_000,
+        ..options()
+    };
+    let log = FileLog::create(folder.path(), IDENTITY, large.clone()).unwrap();
+    let count = 500;
+    for n in 0..count {
+        let mut bytes = sample(n, 400);
+        bytes.resize(10_000, n as u8);
+        log.append(bytes.into()).unwrap();
+    }
+    wait_until("all stand on the log", || log.range().end == at(count));
+    log.close();
+    let log = FileLog::open(folder.path(), large).unwrap();
+    let records = read_all(&log);
+    // Backwards first, so that every seek finds less known before it than behind it; then to and fro.
+    let to_and_fro = (0..count).map(|n| n * 331 % count);
+    for from in (0..count).rev().chain(to_and_fro) {
+        let mut reader = log.reader(at(from)).unwrap();
+        let expected = &records[from as usize..][..2.min((count - from) as usize)];
+        assert_eq!(read_some(&mut *reader, expected.len()), expected);
+    }
+}
+
+#[test]
 fn a_reader_crosses_from_disk_to_memory_without_a_hole() {
     let folder = tempfile::tempdir().unwrap();
     // Memory holds a few records only, so a reader falls behind and catches up all the time.

@@ -9,7 +9,7 @@ use super::{Refusal, Served, blocking};
 use crate::propose::Fate;
 use crate::touch::{self, DEEP};
 use crate::view::View;
-use confold_log::{LogError, Record};
+use confold_log::{LogError, Reader, Record};
 use confold_model::code::Code;
 use confold_model::event::{Body, Commit, Event, OperationKind};
 use confold_model::fold::Outcome;
@@ -17,6 +17,7 @@ use confold_model::ids::{EventId, Position, Revision};
 use confold_model::path::{Path, Step, Target};
 use confold_store::{Order, PathDigest, RevisionRow};
 use confold_wire::pb::{self, decision};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,12 @@ use std::time::Duration;
 /// Revisions that are looked for in the index of touched paths at once, and rows or records that are read at once.
 const INDEX_WINDOW: u64 = 1 << 16;
 const BATCH: u64 = 256;
+/// Records that are read together for a page: so many, of so many bytes, with gaps up to so wide.
+const AHEAD: usize = 64;
+const AHEAD_BYTES: usize = 4 << 20;
+const AHEAD_GAP: u64 = 64;
+/// Of the records of one window.
+const WINDOW_BYTES: usize = 32 << 20;
 /// A call ends after so many windows or candidates, whether or not its page is full.
 const MOST_WINDOWS: usize = 1 << 10;
 const MOST_CANDIDATES: usize = 20_000;
@@ -94,13 +101,17 @@ impl<'a> Query<'a> {
         while low <= high {
             let (rows, window) = self.candidates(low, high)?;
             windows += 1;
-            for row in rows {
+            for (index, row) in rows.iter().enumerate() {
                 if found.len() == self.limit || candidates == MOST_CANDIDATES {
                     return Ok((found, last));
                 }
+                if index % AHEAD == 0 && self.needs_records() {
+                    let next = rows[index..].iter().take(AHEAD.min(self.limit - found.len()));
+                    self.rows.read_ahead(next.map(|row| row.position).collect());
+                }
                 candidates += 1;
                 last = Some(row.position.0);
-                found.extend(self.revision_row(&row)?);
+                found.extend(self.revision_row(row)?);
             }
             match self.request.oldest_first {
                 true => low = window.1 + 1,
@@ -158,14 +169,16 @@ impl<'a> Query<'a> {
         Ok((rows, window))
     }
 
+    fn needs_records(&self) -> bool {
+        !self.request.brief || matches!(self.filter, Filter::Scanned(_)) || !self.rows.rights.sees_all()
+    }
+
     fn revision_row(&self, row: &RevisionRow) -> Result<Option<pb::LogRow>, Refusal> {
         let author = &self.request.author;
         if !author.is_empty() && *row.author != **author {
             return Ok(None);
         }
-        let needs_record =
-            !self.request.brief || matches!(self.filter, Filter::Scanned(_)) || !self.rows.rights.sees_all();
-        let record = if needs_record {
+        let record = if self.needs_records() {
             self.rows.record(row.position)?
         } else {
             None
@@ -216,11 +229,18 @@ impl<'a> Query<'a> {
         let (mut found, mut last, mut candidates) = (Vec::new(), None, 0);
         while low <= high {
             let forward = self.request.oldest_first;
-            let window = match forward {
-                true => (low, high.min(low.saturating_add(BATCH - 1))),
-                false => (low.max(high.saturating_sub(BATCH - 1)), high),
+            let mut width = BATCH;
+            let (mut records, window) = loop {
+                let window = match forward {
+                    true => (low, high.min(low.saturating_add(width - 1))),
+                    false => (low.max(high.saturating_sub(width - 1)), high),
+                };
+                let records = self.served.records(Position(window.0), Position(window.1), WINDOW_BYTES)?;
+                match records {
+                    Some(records) => break (records, window),
+                    None => width = (width / 8).max(1),
+                }
             };
-            let mut records = self.served.records(Position(window.0), Position(window.1))?;
             if !forward {
                 records.reverse();
             }
@@ -372,6 +392,8 @@ pub(super) struct Rows<'a> {
     pub rights: &'a Rights,
     tags: BTreeMap<Revision, Vec<String>>,
     pub texts: Texts<'a>,
+    /// Records that will be asked for next.
+    ahead: RefCell<BTreeMap<Position, Record>>,
 }
 
 impl<'a> Rows<'a> {
@@ -389,11 +411,40 @@ impl<'a> Rows<'a> {
                 schema: view.schema.as_deref(),
                 rights,
             },
+            ahead: RefCell::default(),
+        }
+    }
+
+    /// Reads what `record` will be asked for, with as few readers as it takes: each begins somewhere in a file, or with a question to
+    /// a broker. What cannot be read here is met again there.
+    fn read_ahead(&self, mut positions: Vec<Position>) {
+        positions.sort_unstable();
+        let mut ahead = self.ahead.borrow_mut();
+        ahead.clear();
+        let (mut reader, mut next, mut bytes): (Option<Box<dyn Reader>>, _, _) = (None, Position(0), 0);
+        for wanted in positions {
+            if reader.is_none() || wanted.0.saturating_sub(next.0) > AHEAD_GAP {
+                let Ok(fresh) = self.served.handle.reader(wanted) else { continue };
+                (reader, next) = (Some(fresh), wanted);
+            }
+            while let Some(open) = reader.as_mut().filter(|_| next <= wanted) {
+                let records = open.read((wanted.0 + 1 - next.0) as usize, AHEAD_BYTES, Duration::from_secs(1));
+                let Some(last) = records.as_ref().ok().and_then(|records| records.last()) else { return };
+                next = last.position.next();
+                bytes += records.iter().flatten().map(|record| record.bytes.len()).sum::<usize>();
+                ahead.extend(records.into_iter().flatten().filter(|record| record.position == wanted).map(|record| (wanted, record)));
+            }
+            if bytes >= AHEAD_BYTES {
+                return;
+            }
         }
     }
 
     /// The record at a position, unless it was trimmed away.
     pub fn record(&self, position: Position) -> Result<Option<Record>, Refusal> {
+        if let Some(record) = self.ahead.borrow_mut().remove(&position) {
+            return Ok(Some(record));
+        }
         match self.served.handle.record_at(position) {
             Ok(record) => Ok(record),
             Err(LogError::BelowStart { .. }) => Ok(None),
@@ -504,19 +555,24 @@ impl<'a> Rows<'a> {
 }
 
 impl Served {
-    /// The records of a range of positions, fewer where the log ends. Blocks.
-    pub fn records(&self, from: Position, to: Position) -> Result<Vec<Record>, Refusal> {
+    /// The records of a range of positions, fewer where the log ends; `None` where several have more bytes than so many. Blocks.
+    pub fn records(&self, from: Position, to: Position, most_bytes: usize) -> Result<Option<Vec<Record>>, Refusal> {
         let mut reader = self.handle.reader(from)?;
         let mut found: Vec<Record> = Vec::new();
+        let mut bytes = 0;
         while found.last().map_or(from, |record| record.position.next()) <= to {
             let wanted = to.0 + 1 - found.last().map_or(from.0, |record| record.position.0 + 1);
             let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-            let records = reader.read(wanted, 16 << 20, Duration::from_secs(1))?;
+            let records = reader.read(wanted, most_bytes.min(16 << 20), Duration::from_secs(1))?;
             if records.is_empty() {
                 break;
             }
+            bytes += records.iter().map(|record| record.bytes.len()).sum::<usize>();
             found.extend(records);
+            if bytes > most_bytes && to > from {
+                return Ok(None);
+            }
         }
-        Ok(found)
+        Ok(Some(found))
     }
 }
