@@ -3,7 +3,7 @@
 #
 #   tests/soak.sh cluster [SECONDS]    three replicas, three brokers, everything fails in turn (600)
 #   tests/soak.sh registers [ROUNDS]   recorded histories of 30 s under the same faults, one broker (20)
-#   tests/soak.sh fences [TIMES]       topics that lose their end or are made anew, at replicas (20)
+#   tests/soak.sh fences [TIMES]       topics that lose their end, get an unclean leader, or are made anew, at replicas (20)
 #   tests/soak.sh poison [RECORDS]     records of strangers (10000)
 #   tests/soak.sh table                what was reached so far
 #
@@ -64,6 +64,7 @@ case ${1:-help} in
         ;;
     fences)
         export CONFOLD_SOAK_ROUNDS=5
+        until_reached unclean times "${2:-20}" three::a_replica_folds_nothing_of_a_branch_that_an_unclean_leader_began
         until_reached truncated times "${2:-20}" fences::a_replica_folds_nothing_of_a_topic_that_lost_what_it_had_folded
         until_reached anew times "${2:-20}" fences::a_replica_folds_nothing_of_a_topic_that_was_made_anew
         until_reached dropped times "${2:-20}" fences::a_topic_may_drop_what_was_folded_and_no_more

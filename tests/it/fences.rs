@@ -25,21 +25,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often the topic is damaged.
 fn rounds() -> u64 {
-    variable("CONFOLD_SOAK_ROUNDS").unwrap_or(1)
+    variable("CONFOLD_SOAK_ROUNDS").unwrap_or(3)
 }
 
-struct Folder {
+pub struct Folder {
     dir: tempfile::TempDir,
     topic: String,
 }
 
 impl Folder {
     /// Of a store on this topic; begins it where it is not there.
-    async fn on(cluster: &'static Cluster, topic: &str) -> Folder {
+    pub async fn on(cluster: &'static Cluster, topic: &str) -> Folder {
         let folder = Folder { dir: tempfile::tempdir().unwrap(), topic: topic.to_owned() };
         let (data, topic) = (folder.data(), folder.topic.clone());
         tokio::task::spawn_blocking(move || join(&data, &cluster.bootstrap(), &topic)).await.unwrap();
@@ -50,11 +50,11 @@ impl Folder {
         self.dir.path().join("data")
     }
 
-    async fn open(&self) -> Result<Embedded, FolderError> {
+    pub async fn open(&self) -> Result<Embedded, FolderError> {
         Embedded::open(&self.data(), Options::default()).await
     }
 
-    async fn serve(&self) -> Embedded {
+    pub async fn serve(&self) -> Embedded {
         let store = self.open().await.unwrap();
         assert_eq!(store.handle().standing().borrow().state, ReplicaState::Serving);
         store
@@ -71,19 +71,19 @@ async fn begun(cluster: &'static Cluster) -> (Folder, Embedded) {
 }
 
 /// Commits one after the other, so that each is a batch of its own on the broker.
-async fn commit(store: &Embedded, values: std::ops::Range<u64>) {
+pub async fn commit(store: &Embedded, values: std::ops::Range<u64>) {
     for value in values {
         let operations = vec![put("/devices/d", value)];
         store.api().commit(pb::CommitRequest { operations, ..Default::default() }).await.unwrap();
     }
 }
 
-async fn status(store: &Embedded) -> pb::StatusResponse {
+pub async fn status(store: &Embedded) -> pb::StatusResponse {
     store.api().status(pb::StatusRequest::default()).await.unwrap()
 }
 
 /// Waits until a replica stands so, and gives its status.
-async fn until(store: &Embedded, state: ReplicaState) -> pb::StatusResponse {
+pub async fn until(store: &Embedded, state: ReplicaState) -> pb::StatusResponse {
     let mut standing = store.handle().standing();
     let reached = tokio::time::timeout(PATIENCE, standing.wait_for(|standing| standing.state == state)).await;
     assert!(reached.is_ok(), "{:?} is not {state:?}", store.handle().standing().borrow().state);
@@ -91,7 +91,7 @@ async fn until(store: &Embedded, state: ReplicaState) -> pb::StatusResponse {
 }
 
 /// Every 64 hex digits that stand in a text.
-fn digests(text: &str) -> Vec<&str> {
+pub fn digests(text: &str) -> Vec<&str> {
     text.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).collect()
 }
 

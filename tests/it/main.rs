@@ -13,4 +13,5 @@ mod snapshot;
 mod stores;
 mod support;
 mod tidy;
+mod three;
 mod voltha;
