@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use confold_model::ids::Time;
@@ -13,7 +14,7 @@ use super::disk::{Disk, DiskFile, write_full};
 use super::frame::{BATCH_MAX, Identity, RECORD_HEADER, SEGMENT_HEADER, SegmentHeader, encode_batch};
 use super::segment::{Segment, name_of, place};
 use super::tail::{Extent, Tail};
-use crate::{LogError, Record, Tip};
+use crate::{LogError, Observer, Record, Tip, Written};
 
 /// A segment gets its name only once its header is durable; until then the file is called this.
 pub(super) const UNFINISHED: &str = "segment.tmp";
@@ -51,6 +52,8 @@ pub(super) struct Appender {
     seed: u32,
     pub(super) extent: Extent,
     pub(super) tip: Tip,
+    /// The newest batch, for whoever watches.
+    written: Written,
 }
 
 /// Why a batch was not written. Nothing of it is visible.
@@ -83,6 +86,7 @@ impl Appender {
             seed,
             extent,
             tip,
+            written: Written::default(),
         })
     }
 
@@ -102,6 +106,7 @@ impl Appender {
             seed,
             extent,
             tip,
+            written: Written::default(),
         }
     }
 
@@ -124,7 +129,13 @@ impl Appender {
         step!("log::batch::before_write");
         write_full(&*self.file, &batch, self.extent.len).map_err(|error| self.write_failed(error))?;
         step!("log::batch::after_write");
+        let begun = Instant::now();
         self.file.sync().map_err(|error| self.failed("sync", error))?;
+        self.written = Written {
+            records: records.len(),
+            bytes: batch.len() as u64,
+            sync: begun.elapsed(),
+        };
         step!("log::batch::after_sync");
         self.extent.len += batch.len() as u64;
         self.tip = tip;
@@ -216,6 +227,7 @@ fn is_full(error: &io::Error) -> bool {
 pub(super) struct Queue {
     state: Mutex<Waiting>,
     changed: Condvar,
+    observer: Mutex<Option<Observer>>,
 }
 
 struct Waiting {
@@ -241,6 +253,7 @@ impl Queue {
         Queue {
             state: Mutex::new(state),
             changed: Condvar::new(),
+            observer: Mutex::default(),
         }
     }
 
@@ -270,6 +283,16 @@ impl Queue {
 
     pub(super) fn health(&self) -> Result<(), LogError> {
         self.state.lock().ready()
+    }
+
+    pub(super) fn observe(&self, observer: Observer) {
+        *self.observer.lock() = Some(observer);
+    }
+
+    fn tell(&self, written: &Written) {
+        if let Some(observer) = &*self.observer.lock() {
+            observer(written);
+        }
     }
 
     pub(super) fn close(&self) {
@@ -367,6 +390,7 @@ pub(super) fn run(mut appender: Appender, queue: Arc<Queue>, tail: Arc<Tail>, op
             }
         };
         let bytes = records.iter().map(|record| record.bytes.len() + RECORD_HEADER).sum();
+        queue.tell(&appender.written);
         // Who reads a record finds its room free; who finds the log recovered can read what waited.
         queue.make_room(bytes);
         tail.publish(records, appender.tip, appender.extent);
