@@ -1,8 +1,10 @@
 //! A real server process on a data folder.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 pub const CONFOLD: &str = env!("CARGO_BIN_EXE_confold");
 
@@ -10,7 +12,11 @@ pub const CONFOLD: &str = env!("CARGO_BIN_EXE_confold");
 pub struct ServerProcess {
     pub child: Child,
     pub address: String,
+    said: Arc<Mutex<VecDeque<String>>>,
 }
+
+/// So many of its last lines are kept.
+const LINES: usize = 60;
 
 impl ServerProcess {
     /// Starts on a free port and waits until it says where.
@@ -34,6 +40,11 @@ impl ServerProcess {
     }
 
     pub fn run_with(words: &[&str], environment: &[(&str, &str)]) -> ServerProcess {
+        ServerProcess::try_run(words, environment).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The same; why not, when it ended before it served.
+    pub fn try_run(words: &[&str], environment: &[(&str, &str)]) -> Result<ServerProcess, String> {
         let mut child = Command::new(CONFOLD)
             .args(words)
             .envs(environment.iter().copied())
@@ -46,13 +57,26 @@ impl ServerProcess {
         let mut said = Vec::new();
         loop {
             let Some(Ok(line)) = lines.next() else {
-                panic!("the server ended before it served: {said:?}, {:?}", child.wait());
+                return Err(format!(
+                    "the server ended before it served: {said:?}, {:?}",
+                    child.wait()
+                ));
             };
             if let Some((_, address)) = line.strip_prefix("serving ").and_then(|line| line.split_once("://")) {
                 let address = address.trim().to_owned();
                 // Whatever it says later must not fill the pipe.
-                std::thread::spawn(move || lines.for_each(drop));
-                return ServerProcess { child, address };
+                let said = Arc::new(Mutex::new(VecDeque::from(said)));
+                let kept = said.clone();
+                std::thread::spawn(move || {
+                    for line in lines.map_while(Result::ok) {
+                        let mut kept = kept.lock().unwrap();
+                        kept.push_back(line);
+                        if kept.len() > LINES {
+                            kept.pop_front();
+                        }
+                    }
+                });
+                return Ok(ServerProcess { child, address, said });
             }
             said.push(line);
         }
@@ -61,7 +85,18 @@ impl ServerProcess {
     /// Sends it a signal by its name: `STOP`, `CONT`.
     pub fn signal(&self, name: &str) {
         let process = self.child.id();
-        assert!(Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().unwrap().success());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &format!("kill -{name} {process}")])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// The last lines of its standard error.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().iter().map(|line| format!("  {line}\n")).collect()
     }
 
     pub fn kill(mut self) {
@@ -96,7 +131,16 @@ pub fn confold(words: &[&str]) -> Ran {
 }
 
 pub fn confold_with(words: &[&str], environment: &[(&str, &str)]) -> Ran {
-    let done = Command::new(CONFOLD).args(words).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap();
+    let done = Command::new(CONFOLD)
+        .args(words)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { code: done.status.code().unwrap_or(-1), out: text(done.stdout), err: text(done.stderr) }
+    Ran {
+        code: done.status.code().unwrap_or(-1),
+        out: text(done.stdout),
+        err: text(done.stderr),
+    }
 }
