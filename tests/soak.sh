@@ -11,6 +11,8 @@
 #   tests/soak.sh power [CUTS]         power cuts, as root (1000); CONFOLD_FILE_SYSTEM=xfs for another file system
 #   tests/soak.sh teeth [TIMES]        power cuts on a disk that never syncs: each must be found out (20)
 #   tests/soak.sh prune [TIMES]        a process killed while it prunes and sweeps (500)
+#   tests/soak.sh syncs [TIMES]        a sync that fails (200)
+#   tests/soak.sh full [TIMES]         a disk that is full, as root (50)
 #
 #   tests/soak.sh table                what was reached so far
 #
@@ -102,6 +104,14 @@ case ${1:-help} in
         export CONFOLD_PRUNE_KILLS=50
         until_reached prune kills "${2:-500}" \
             faults::steps::a_process_killed_while_it_prunes_and_sweeps_keeps_every_tree_it_promised_whole
+        ;;
+    syncs)
+        export CONFOLD_SYNC_FAILURES=50
+        until_reached syncs runs "${2:-200}" faults::sync::a_failed_sync_ends_the_server_and_loses_nothing_that_was_acknowledged
+        ;;
+    full)
+        export CONFOLD_FILLS=6
+        until_reached full fills "${2:-50}" faults::full::on_a_full_disk_reads_go_on_and_writes_come_back_by_themselves
         ;;
     table)
         [ -e "$results" ] || { echo "no results in $results yet" && exit 0; }

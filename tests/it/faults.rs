@@ -5,9 +5,11 @@
 
 mod disk;
 mod dying;
+mod full;
 mod power;
 mod preload;
 mod steps;
+mod sync;
 pub mod writers;
 
 use crate::support::{open, repository};
@@ -67,4 +69,17 @@ pub async fn store_for_writers(data: &Path) {
     };
     store.api().push_schema(request).await.unwrap();
     store.close().await.unwrap();
+}
+
+/// Copies a folder as it is.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
 }

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 pub const CONFOLD: &str = env!("CARGO_BIN_EXE_confold");
 
@@ -45,7 +46,12 @@ impl ServerProcess {
 
     /// The same; why not, when it ended before it served.
     pub fn try_run(words: &[&str], environment: &[(&str, &str)]) -> Result<ServerProcess, String> {
-        let mut child = Command::new(CONFOLD)
+        ServerProcess::of(CONFOLD, words, environment)
+    }
+
+    /// The same by another program, which becomes the server.
+    pub fn of(program: &str, words: &[&str], environment: &[(&str, &str)]) -> Result<ServerProcess, String> {
+        let mut child = Command::new(program)
             .args(words)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
@@ -57,10 +63,8 @@ impl ServerProcess {
         let mut said = Vec::new();
         loop {
             let Some(Ok(line)) = lines.next() else {
-                return Err(format!(
-                    "the server ended before it served: {said:?}, {:?}",
-                    child.wait()
-                ));
+                let status = child.wait().unwrap();
+                return Err(format!("the server ended before it served: {said:?}, {status}"));
             };
             if let Some((_, address)) = line.strip_prefix("serving ").and_then(|line| line.split_once("://")) {
                 let address = address.trim().to_owned();
@@ -92,6 +96,18 @@ impl ServerProcess {
                 .unwrap()
                 .success()
         );
+    }
+
+    /// Waits for it to end by itself.
+    pub fn ended_within(&mut self, time: Duration) -> ExitStatus {
+        let give_up = Instant::now() + time;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < give_up, "the server goes on after {time:?}");
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
     }
 
     /// The last lines of its standard error.
