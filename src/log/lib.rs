@@ -121,6 +121,19 @@ pub enum Fence {
     AppendAndWait,
 }
 
+/// One write of a log to its disk: some records, made durable together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Written {
+    pub records: usize,
+    /// With what the log adds to the records.
+    pub bytes: u64,
+    /// How long the disk took to say that it is durable.
+    pub sync: Duration,
+}
+
+/// Is called on the thread that writes, so it returns at once.
+pub type Observer = Arc<dyn Fn(&Written) + Send + Sync>;
+
 /// An ordered, durable sequence of records. Shared between threads; no method but `close` waits for a disk or a network.
 pub trait Log: Send + Sync {
     /// Identifies this one physical log: two logs never share it, and a log that was deleted and made anew has another.
@@ -154,6 +167,10 @@ pub trait Log: Send + Sync {
 
     /// `Ok` while appends can be expected to work, else the error that the next `append` would give.
     fn health(&self) -> Result<(), LogError>;
+
+    /// From here on `observer` is told of each write to a disk of this machine, instead of whoever was told before. A log that
+    /// stands elsewhere has nothing to tell.
+    fn observe(&self, _observer: Observer) {}
 
     /// Settles what was handed over, and lets go of files, locks and connections. Readers get what is durable, then
     /// `Closed`. A second call does nothing.
@@ -230,6 +247,10 @@ pub enum LogError {
     /// Wait, or look at the network: the log goes on by itself, without a restart.
     #[error("the log cannot be reached: {what}; it goes on by itself once it can be")]
     Unreachable { what: String },
+
+    /// Wait, or see to what keeps the log: it goes on by itself, without a restart. Reading goes on.
+    #[error("the log takes no records now: {what}; it goes on by itself once it does")]
+    Refusing { what: String },
 
     /// Look for the record on the log, or hand the same bytes over again.
     #[error("whether the record reached the log is not known: {cause}")]

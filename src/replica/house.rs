@@ -153,6 +153,10 @@ impl Core {
             (ReplicaState::Serving, Err(error)) => {
                 self.stand.change(ReplicaState::Serving, ReplicaState::Degraded, error.to_string());
             }
+            // The cause may become known, or another one.
+            (ReplicaState::Degraded, Err(error)) if self.reading() => {
+                self.stand.change(ReplicaState::Degraded, ReplicaState::Degraded, error.to_string());
+            }
             (ReplicaState::Degraded, Ok(())) if self.reading() => {
                 self.stand.change(ReplicaState::Degraded, ReplicaState::CatchingUp, "");
                 self.serve_when_caught_up(&self.views.latest());
@@ -255,18 +259,6 @@ impl Core {
             tracing::debug!(body = event.body.name(), %error, "housekeeping was not taken by the log");
         }
         posted.is_ok()
-    }
-
-    fn show_metrics(&self) {
-        let view = self.views.latest();
-        self.metrics.lag.set(self.lag(&view) as f64);
-        self.metrics.in_flight.set(self.desk.in_flight() as f64);
-        self.metrics.open_views.set(self.open_views() as f64);
-        self.metrics.disputed.set(f64::from(u8::from(view.agreement.is_disputed())));
-        let since = view.agreement.agreed.unwrap_or_default();
-        let alone = view.agreement.opinions.is_empty();
-        self.metrics.checkpoint_lag.set(if alone { 0.0 } else { view.position.0.saturating_sub(since.0) as f64 });
-        self.metrics.show_state(self.stand.state());
     }
 
     pub fn open_views(&self) -> usize {
