@@ -7,6 +7,7 @@ mod fences;
 mod guide;
 mod kafka;
 mod moving;
+mod operations;
 mod replicas;
 mod secure;
 mod server;
