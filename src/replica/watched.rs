@@ -4,8 +4,8 @@ use bytes::Bytes;
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
 use confold_model::objects::{Objects, ObjectsError};
 use confold_store::{
-    Batch, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor, Rows, Stats,
-    Store, StoreError, SweepGate, Touched,
+    Batch, Engine, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor, Rows,
+    Stats, Store, StoreError, SweepGate, Touched,
 };
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
@@ -21,7 +21,10 @@ pub(crate) struct Watched {
 
 impl Watched {
     pub fn new(inner: Arc<dyn Store>) -> Watched {
-        Watched { inner, told: OnceLock::new() }
+        Watched {
+            inner,
+            told: OnceLock::new(),
+        }
     }
 
     /// Whom to tell. Once; what is met before is for whoever met it.
@@ -156,6 +159,10 @@ impl Store for Watched {
 
     fn delete_objects(&self, hashes: &[Hash]) -> Result<(), StoreError> {
         self.seen(self.inner.delete_objects(hashes))
+    }
+
+    fn engine(&self) -> Engine {
+        self.inner.engine()
     }
 
     fn estimate(&self) -> Estimate {
