@@ -15,4 +15,5 @@ mod snapshot;
 mod stores;
 mod support;
 mod tidy;
+mod three;
 mod voltha;
