@@ -5,6 +5,7 @@
 #   tests/soak.sh registers [ROUNDS]   recorded histories of 30 s under the same faults, one broker (20)
 #   tests/soak.sh fences [TIMES]       topics that lose their end or are made anew, at replicas (20)
 #   tests/soak.sh poison [RECORDS]     records of strangers (10000)
+#   tests/soak.sh fuzz [TARGET] [SECONDS]   every decoder of bytes from outside, or one of them (600 each)
 #   tests/soak.sh table                what was reached so far
 #
 # Results stand in $CONFOLD_SOAK_RESULTS, one line a run: when, commit, command, figures; by default in soak.tsv of the build folder.
@@ -26,11 +27,15 @@ reached() { # COMMAND FIGURE
         END { printf "%d\n", sum }' "$results"
 }
 
+# Where the test of a command is.
+suite="-p confold --test it"
+
 # Runs one test and keeps the line that it prints.
 run() { # COMMAND TEST
     out=$(mktemp)
     began=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-    if cargo test --locked --release -q -p confold --test it -- --exact --nocapture "$2" >"$out" 2>&1; then
+    # shellcheck disable=SC2086 # words of its own
+    if cargo test --locked --release -q $suite -- --exact --nocapture "$2" >"$out" 2>&1; then
         sed -n 's/^SOAK //p' "$out" | while read -r figures; do
             printf '%s\t%s\t%s\t%s\n' "$began" "$commit" "$1" "$figures" | tee -a "$results"
         done
@@ -71,6 +76,33 @@ case ${1:-help} in
     poison)
         export CONFOLD_SOAK_POISON=10000
         until_reached poison poison "${2:-10000}" fences::poison_and_foreign_records_are_rejected_alike_by_three_replicas
+        ;;
+    fuzz)
+        export CONFOLD_FUZZ_SECONDS=120
+        suite="--workspace --test fuzz"
+        while read -r target test; do
+            case ${2:-$target} in
+                "$target") until_reached "fuzz-$target" seconds "${3:-600}" "$test" </dev/null ;;
+            esac
+        done <<TARGETS
+record model::a_record_has_one_form_or_is_refused
+fold model::the_fold_decides_every_record_and_decides_it_again_alike
+value model::a_value_becomes_canonical_or_is_refused
+object model::an_object_is_told_from_anything_else
+path model::a_path_has_one_text_or_is_refused
+schema model::a_descriptor_set_becomes_a_schema_or_is_refused
+policy model::a_policy_is_read_as_it_is_written
+segment log::a_folder_of_segments_is_a_log_or_is_refused
+origin log::an_origin_has_one_form_or_is_refused
+snapshot snapshot::a_snapshot_is_taken_in_whole_or_is_refused
+token wire::a_token_has_one_text_or_is_refused
+json wire::json_is_a_value_or_is_refused
+yaml wire::yaml_is_a_value_or_is_refused
+textproto wire::text_format_is_a_value_or_is_refused
+request wire::a_request_in_json_is_read_as_it_is_written
+source wire::a_schema_in_source_is_compiled_or_is_refused
+calls calls::every_call_is_answered_whatever_is_asked
+TARGETS
         ;;
     table)
         [ -e "$results" ] || { echo "no results in $results yet" && exit 0; }
