@@ -43,6 +43,9 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOS
 /// A server that starts waits so long for its stores to catch up before it listens.
 const SETTLE: Duration = Duration::from_secs(10);
 
+/// How long the answers of a server whose disk has failed may take to leave.
+const LAST_ANSWERS: Duration = Duration::from_millis(100);
+
 /// The real thing: logs on this disk or on Kafka, and RocksDB.
 pub struct OnThisMachine;
 
@@ -116,11 +119,19 @@ impl Local for OnThisMachine {
         let address = options.listen.or(config.server.listen).unwrap_or(DEFAULT_LISTEN);
         let health = move || stores.list().into_iter().map(health).collect();
         let server = listen(Arc::new(service), Arc::new(health), biggest, address, protection, false).await?;
+        let only = open.first().filter(|_| alone).and_then(|listed| listed.handle.clone());
         let names = open.iter().map(|listed| listed.name.to_string()).collect();
         ready(&Serving { address: server.local_addr(), stores: names, tls });
-        let stopped = server.run(told_to_stop()).await;
-        if stopped.cut_off > 0 {
-            tracing::warn!("{} connections were cut off in the middle of a call", stopped.cut_off);
+        tokio::select! {
+            stopped = server.run(told_to_stop()) => {
+                if stopped.cut_off > 0 {
+                    tracing::warn!("{} connections were cut off in the middle of a call", stopped.cut_off);
+                }
+            }
+            reason = failed_disk(only) => {
+                let hint = "look at the disk, then start it again: what was acknowledged is there";
+                return Err(Failure::new(Exit::Unavailable, reason).hint(hint));
+            }
         }
         shelf.close_all().await.map_err(|error| failure(error.into()))
     }
@@ -426,6 +437,21 @@ fn health_of(handle: &Handle) -> StoreHealth {
         state: confold_replica::service::state(status.standing.state),
         reason: status.standing.reason,
         lag: status.lag,
+    }
+}
+
+/// Until the disk of the one store that is served has failed, with the reason. What stands there is only known to a process that
+/// begins anew; a server of several stores goes on with the others.
+async fn failed_disk(only: Option<Handle>) -> String {
+    let Some(handle) = only else { return std::future::pending().await };
+    let mut standing = handle.standing();
+    match standing.wait_for(|now| now.state.is_final()).await.map(|now| now.reason.clone()) {
+        Ok(reason) if handle.has_failed_disk() => {
+            // Whoever waited is told before the connections break.
+            tokio::time::sleep(LAST_ANSWERS).await;
+            reason
+        }
+        _ => std::future::pending().await,
     }
 }
 

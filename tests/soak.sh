@@ -5,6 +5,15 @@
 #   tests/soak.sh registers [ROUNDS]   recorded histories of 30 s under the same faults, one broker (20)
 #   tests/soak.sh fences [TIMES]       topics that lose their end or are made anew, at replicas (20)
 #   tests/soak.sh poison [RECORDS]     records of strangers (10000)
+#
+#   tests/soak.sh kills [TIMES]        a server killed under eight writers (2000)
+#   tests/soak.sh steps [TIMES]        a process that dies at each step of the write path (50 times each)
+#   tests/soak.sh power [CUTS]         power cuts, as root (1000); CONFOLD_FILE_SYSTEM=xfs for another file system
+#   tests/soak.sh teeth [TIMES]        power cuts on a disk that never syncs: each must be found out (20)
+#   tests/soak.sh prune [TIMES]        a process killed while it prunes and sweeps (500)
+#   tests/soak.sh syncs [TIMES]        a sync that fails (200)
+#   tests/soak.sh full [TIMES]         a disk that is full, as root (50)
+#
 #   tests/soak.sh fuzz [TARGET] [SECONDS]   every decoder of bytes from outside, or one of them (600 each)
 #   tests/soak.sh table                what was reached so far
 #
@@ -28,22 +37,25 @@ reached() { # COMMAND FIGURE
 }
 
 # Where the test of a command is.
-suite="-p confold --test it"
+suite=it
 
 # Runs one test and keeps the line that it prints.
 run() { # COMMAND TEST
     out=$(mktemp)
     began=$(date -u +%Y-%m-%dT%H:%M:%SZ)
     # shellcheck disable=SC2086 # words of its own
-    if cargo test --locked --release -q $suite -- --exact --nocapture "$2" >"$out" 2>&1; then
-        sed -n 's/^SOAK //p' "$out" | while read -r figures; do
-            printf '%s\t%s\t%s\t%s\n' "$began" "$commit" "$1" "$figures" | tee -a "$results"
-        done
-        rm -f "$out"
-    else
+    if ! cargo test --locked --release -q --workspace --test $suite -- --exact --nocapture "$2" >"$out" 2>&1; then
         printf '%s\t%s\t%s\tFAILED see %s\n' "$began" "$commit" "$1" "$out" | tee -a "$results"
         exit 1
     fi
+    if ! grep -q '^SOAK ' "$out"; then
+        echo "$1: nothing was measured: $(grep '^SKIPPED' "$out" || echo "see $out")" >&2
+        exit 1
+    fi
+    sed -n 's/^SOAK //p' "$out" | while read -r figures; do
+        printf '%s\t%s\t%s\t%s\n' "$began" "$commit" "$1" "$figures" | tee -a "$results"
+    done
+    rm -f "$out"
 }
 
 # Runs again until the figure is reached.
@@ -77,9 +89,38 @@ case ${1:-help} in
         export CONFOLD_SOAK_POISON=10000
         until_reached poison poison "${2:-10000}" fences::poison_and_foreign_records_are_rejected_alike_by_three_replicas
         ;;
+    kills)
+        export CONFOLD_KILLS=200
+        until_reached kills kills "${2:-2000}" crash::kill_9_under_eight_writers_loses_nothing_and_doubles_nothing
+        ;;
+    steps)
+        export CONFOLD_TIMES=5
+        until_reached steps times "${2:-50}" faults::steps::a_process_that_dies_at_any_step_loses_nothing_and_doubles_nothing
+        ;;
+    power)
+        export CONFOLD_POWER_CUTS=100
+        until_reached "power${CONFOLD_FILE_SYSTEM:+-$CONFOLD_FILE_SYSTEM}" cycles "${2:-1000}" \
+            faults::power::a_power_cut_loses_nothing_that_was_acknowledged
+        ;;
+    teeth)
+        until_reached teeth found "${2:-20}" faults::power::the_same_power_cut_on_a_disk_that_never_syncs_is_found_out
+        ;;
+    prune)
+        export CONFOLD_PRUNE_KILLS=50
+        until_reached prune kills "${2:-500}" \
+            faults::steps::a_process_killed_while_it_prunes_and_sweeps_keeps_every_tree_it_promised_whole
+        ;;
+    syncs)
+        export CONFOLD_SYNC_FAILURES=50
+        until_reached syncs runs "${2:-200}" faults::sync::a_failed_sync_ends_the_server_and_loses_nothing_that_was_acknowledged
+        ;;
+    full)
+        export CONFOLD_FILLS=6
+        until_reached full fills "${2:-50}" faults::full::on_a_full_disk_reads_go_on_and_writes_come_back_by_themselves
+        ;;
     fuzz)
         export CONFOLD_FUZZ_SECONDS=120
-        suite="--workspace --test fuzz"
+        suite=fuzz
         while read -r target test; do
             case ${2:-$target} in
                 "$target") until_reached "fuzz-$target" seconds "${3:-600}" "$test" </dev/null ;;

@@ -36,7 +36,6 @@ use disk::{Access, Disk, OsDisk};
 pub use frame::Identity;
 use reader::FileReader;
 use tail::{Extent, Tail};
-pub use writer::STEPS;
 use writer::{Appender, Fault, Queue};
 
 pub use crate::origin::Origin;

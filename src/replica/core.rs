@@ -10,7 +10,7 @@ use crate::propose::Desk;
 use crate::status::{Counts, Metrics, ReplicaState, Stand, Standing, Status};
 use crate::step::{Effects, Folded, Folder};
 use crate::view::{View, Views, WaitError};
-use confold_log::{Fence, Log};
+use confold_log::{Fence, Log, LogError};
 use confold_model::event::{self, Body, Event};
 use confold_model::ids::Position;
 use confold_store::cache::CachedObjects;
@@ -43,6 +43,7 @@ pub(crate) struct Core {
     target: Position,
     reading: AtomicBool,
     closing: AtomicBool,
+    disk_failed: AtomicBool,
     stopped: Mutex<bool>,
     stopping: Condvar,
     started: Instant,
@@ -69,6 +70,7 @@ impl Core {
             folder: Mutex::new(Some(folder)),
             reading: AtomicBool::new(true),
             closing: AtomicBool::new(false),
+            disk_failed: AtomicBool::new(false),
             stopped: Mutex::new(false),
             stopping: Condvar::new(),
             started: Instant::now(),
@@ -81,16 +83,36 @@ impl Core {
     /// Writes a batch and then, and only then, lets its effects go. `false`: the replica has stopped.
     pub fn settle(&self, folded: Folded) -> bool {
         let Folded { batch, effects } = folded;
-        fail::fail_point!("replica::before_commit");
         let started = Instant::now();
-        if let Err(error) = self.store.commit(&batch) {
-            self.store_failed(&error);
-            return false;
+        let mut was_full = false;
+        while let Err(error) = self.store.commit(&batch) {
+            if !matches!(error, StoreError::Full { .. }) {
+                self.store_failed(&error);
+                return false;
+            }
+            was_full = true;
+            if !self.wait_for_space(&error) {
+                return false;
+            }
+        }
+        if was_full {
+            tracing::info!("there is space again, and the store goes on");
+            self.set_reading(true);
+            self.stand.change(ReplicaState::Degraded, ReplicaState::CatchingUp, "");
         }
         self.metrics.commit_seconds.record(started.elapsed());
-        fail::fail_point!("replica::after_commit");
         self.release(effects);
         true
+    }
+
+    /// Nothing is folded while the store takes nothing: reads go on with what it has. `false`: the replica is being stopped.
+    fn wait_for_space(&self, error: &StoreError) -> bool {
+        self.set_reading(false);
+        if self.stand.set(ReplicaState::Degraded, error.to_string()) {
+            tracing::error!(%error, "the fold waits");
+        }
+        self.pause(self.options.full_pause);
+        !self.is_stopped()
     }
 
     fn release(&self, effects: Effects) {
@@ -99,7 +121,6 @@ impl Core {
         self.count(&effects);
         effects.disagreements.iter().for_each(|disagreement| self.alarm(disagreement));
         self.views.publish(effects.view.clone());
-        fail::fail_point!("replica::before_answers");
         // Nobody enters the desk after its event was folded, so an empty desk needs no looking through.
         if self.desk.in_flight() > 0 {
             effects.settlements.into_iter().for_each(|settlement| self.desk.settle(settlement));
@@ -161,8 +182,19 @@ impl Core {
 
     pub fn store_failed(&self, error: &StoreError) {
         let state = if error.is_damage() { ReplicaState::Quarantined } else { ReplicaState::Halted };
+        self.disk_failed.fetch_or(matches!(error, StoreError::Io { .. }), SeqCst);
         let at = self.views.latest().position;
         self.stop_as(state, format!("{error}; everything up to position {at} was committed"));
+    }
+
+    /// The log cannot be written or read any more. What stands on it is for the next process to find out.
+    pub fn log_failed(&self, error: &LogError) {
+        self.disk_failed.store(true, SeqCst);
+        self.stop_as(ReplicaState::Halted, error.to_string());
+    }
+
+    pub fn has_failed_disk(&self) -> bool {
+        self.disk_failed.load(SeqCst)
     }
 
     /// Folds nothing more. Views stay readable, everybody who waits is told.

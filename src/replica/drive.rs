@@ -130,6 +130,13 @@ fn fold_loop(core: &Arc<Core>, mut reader: Box<dyn Reader>, writer: &Writer) {
                 continue;
             }
         };
+        // The log's writer has stopped for good, and nothing more will come.
+        if records.is_empty()
+            && let Err(error @ LogError::Failed { .. }) = core.log.health()
+        {
+            core.log_failed(&error);
+            break;
+        }
         core.set_reading(true);
         if !records.is_empty() || core.lag(&core.views.latest()) == 0 {
             progress = Instant::now();
@@ -285,9 +292,8 @@ fn read_failed(core: &Arc<Core>, error: LogError) -> bool {
             core.stop_as(ReplicaState::Fenced, format!("{error}; this replica has folded up to {at}"));
         }
         LogError::BelowStart { .. } => core.stop_as(ReplicaState::SnapshotNeeded, error.to_string()),
-        LogError::Closed | LogError::Corrupt { .. } | LogError::Failed { .. } => {
-            core.stop_as(ReplicaState::Halted, error.to_string());
-        }
+        LogError::Failed { .. } => core.log_failed(&error),
+        LogError::Closed | LogError::Corrupt { .. } => core.stop_as(ReplicaState::Halted, error.to_string()),
         other => {
             core.stand.set(ReplicaState::Degraded, other.to_string());
             core.pause(core.options.retry_pause);
@@ -315,8 +321,8 @@ fn sweep_loop(core: &Arc<Core>) {
         }
         match core.sweep(false) {
             Ok(_) => {}
-            Err(StoreError::Busy { what }) => {
-                tracing::debug!(what, "the sweep waits");
+            Err(error @ (StoreError::Busy { .. } | StoreError::Full { .. })) => {
+                tracing::debug!(%error, "the sweep waits");
                 core.pause(Duration::from_secs(1));
             }
             Err(error) => core.store_failed(&error),

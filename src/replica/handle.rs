@@ -291,6 +291,11 @@ impl Handle {
         self.core.stand.watch()
     }
 
+    /// Whether it is HALTED because a disk of this machine failed: only a process that begins anew knows what stands there.
+    pub fn has_failed_disk(&self) -> bool {
+        self.core.has_failed_disk()
+    }
+
     /// Waits until the replica serves, or has stopped for good: which of the two is in the answer.
     pub async fn ready(&self) -> Standing {
         let mut stand = self.core.stand.watch();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use confold_model::event::{self, Body, Checkpoint, Event};
 use confold_model::fold::policy_floor;
 use confold_model::ids::{Position, Time};
-use confold_store::Store;
+use confold_store::{Store, StoreError};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -175,13 +175,15 @@ impl Core {
         };
         if sync {
             let started = Instant::now();
-            if let Err(error) = self.store.sync() {
-                return self.store_failed(&error);
+            match self.store.sync() {
+                Ok(()) => {}
+                // The fold finds out by itself, and waits; the next mark is announced.
+                Err(error @ StoreError::Full { .. }) => return tracing::warn!(%error, "the mark is not announced"),
+                Err(error) => return self.store_failed(&error),
             }
             self.metrics.sync_seconds.record(started.elapsed());
             self.metrics.tally.syncs.fetch_add(1, Relaxed);
         }
-        fail::fail_point!("replica::checkpoint");
         let Mark { position, chain, state } = mark;
         self.post(Body::Checkpoint(Checkpoint {
             replica: self.replica,

@@ -30,6 +30,8 @@ pub struct Options {
     /// How often a read of the store is tried again before the fold halts, and the pause before each.
     pub object_retries: u32,
     pub retry_pause: Duration,
+    /// How long to wait before a store whose disk is full is tried again.
+    pub full_pause: Duration,
     /// How long the fold waits for the log before it looks around.
     pub read_wait: Duration,
     /// A reader that gives nothing for so long while the log holds more is replaced by a new one.
@@ -106,6 +108,7 @@ impl Default for Options {
             in_flight_bytes: 128 << 20,
             object_retries: 5,
             retry_pause: Duration::from_millis(50),
+            full_pause: Duration::from_millis(200),
             read_wait: Duration::from_millis(200),
             stall: Duration::from_secs(10),
             housekeeping: Housekeeping::Background,

@@ -18,7 +18,7 @@ pub enum ReplicaState {
     /// Reads what was folded so far; takes no proposals.
     CatchingUp,
     Serving,
-    /// Reads go on, writes are refused: the log cannot be reached or its disk is full.
+    /// Reads go on, writes are refused: the log cannot be reached, or a disk is full.
     Degraded,
     /// The log is not the one that was folded.
     Fenced,
@@ -76,7 +76,7 @@ impl ReplicaState {
             ReplicaState::Quarantined => {
                 "`confold store rebuild DIR` sets the store's folder aside as evidence and builds it anew from the log"
             }
-            ReplicaState::Halted => "see the reason; after a bug or an unknown level, start a newer build",
+            ReplicaState::Halted => "see the reason; after a fault of the disk, mend it and start it again; after a bug or an unknown level, start a newer build",
             ReplicaState::SnapshotNeeded => "start from a snapshot that is not older than the log's start",
             ReplicaState::Stopped => "start it again",
         }

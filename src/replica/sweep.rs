@@ -58,7 +58,6 @@ impl Core {
             Ok(roots)
         })?;
         loop {
-            fail::fail_point!("replica::sweep");
             if self.is_stopped() {
                 outcome.cut_short = true;
                 break;

@@ -34,7 +34,7 @@ pub trait Store: Objects {
     fn head(&self) -> Option<Head>;
 
     /// Writes everything in the batch or nothing. After `Io` the store takes no more writes, and only opening it
-    /// anew tells which. With `Durability::Now` it is on disk on return, with all before it. A batch that does not
+    /// anew tells which. After `Full` the same batch comes next, until it is taken. With `Durability::Now` it is on disk on return, with all before it. A batch that does not
     /// continue the head is `Refused` (see [`check_batch`]).
     fn commit(&self, batch: &Batch) -> Result<(), StoreError>;
 
@@ -347,6 +347,9 @@ pub enum StoreError {
     /// handle.
     #[error("the store cannot be read or written: {what}")]
     Io { what: String },
+    /// Nothing of the write is there. Make the same one again once there is space: the store goes on by itself.
+    #[error("no space is left for the store: {what}; free some, it then goes on by itself")]
+    Full { what: String },
     /// Another process has it open.
     #[error("the store is in use: {what}")]
     Locked { what: String },

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod crash;
+mod faults;
 mod fences;
 mod guide;
 mod hostile;

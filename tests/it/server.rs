@@ -1,8 +1,11 @@
 //! A real server process on a data folder.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 pub const CONFOLD: &str = env!("CARGO_BIN_EXE_confold");
 
@@ -10,7 +13,11 @@ pub const CONFOLD: &str = env!("CARGO_BIN_EXE_confold");
 pub struct ServerProcess {
     pub child: Child,
     pub address: String,
+    said: Arc<Mutex<VecDeque<String>>>,
 }
+
+/// So many of its last lines are kept.
+const LINES: usize = 60;
 
 impl ServerProcess {
     /// Starts on a free port and waits until it says where.
@@ -34,7 +41,17 @@ impl ServerProcess {
     }
 
     pub fn run_with(words: &[&str], environment: &[(&str, &str)]) -> ServerProcess {
-        let mut child = Command::new(CONFOLD)
+        ServerProcess::try_run(words, environment).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The same; why not, when it ended before it served.
+    pub fn try_run(words: &[&str], environment: &[(&str, &str)]) -> Result<ServerProcess, String> {
+        ServerProcess::of(CONFOLD, words, environment)
+    }
+
+    /// The same by another program, which becomes the server.
+    pub fn of(program: &str, words: &[&str], environment: &[(&str, &str)]) -> Result<ServerProcess, String> {
+        let mut child = Command::new(program)
             .args(words)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
@@ -46,13 +63,24 @@ impl ServerProcess {
         let mut said = Vec::new();
         loop {
             let Some(Ok(line)) = lines.next() else {
-                panic!("the server ended before it served: {said:?}, {:?}", child.wait());
+                let status = child.wait().unwrap();
+                return Err(format!("the server ended before it served: {said:?}, {status}"));
             };
             if let Some((_, address)) = line.strip_prefix("serving ").and_then(|line| line.split_once("://")) {
                 let address = address.trim().to_owned();
                 // Whatever it says later must not fill the pipe.
-                std::thread::spawn(move || lines.for_each(drop));
-                return ServerProcess { child, address };
+                let said = Arc::new(Mutex::new(VecDeque::from(said)));
+                let kept = said.clone();
+                std::thread::spawn(move || {
+                    for line in lines.map_while(Result::ok) {
+                        let mut kept = kept.lock().unwrap();
+                        kept.push_back(line);
+                        if kept.len() > LINES {
+                            kept.pop_front();
+                        }
+                    }
+                });
+                return Ok(ServerProcess { child, address, said });
             }
             said.push(line);
         }
@@ -61,7 +89,30 @@ impl ServerProcess {
     /// Sends it a signal by its name: `STOP`, `CONT`.
     pub fn signal(&self, name: &str) {
         let process = self.child.id();
-        assert!(Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().unwrap().success());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &format!("kill -{name} {process}")])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Waits for it to end by itself.
+    pub fn ended_within(&mut self, time: Duration) -> ExitStatus {
+        let give_up = Instant::now() + time;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < give_up, "the server goes on after {time:?}");
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+
+    /// The last lines of its standard error.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().iter().map(|line| format!("  {line}\n")).collect()
     }
 
     pub fn kill(mut self) {
@@ -96,7 +147,16 @@ pub fn confold(words: &[&str]) -> Ran {
 }
 
 pub fn confold_with(words: &[&str], environment: &[(&str, &str)]) -> Ran {
-    let done = Command::new(CONFOLD).args(words).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap();
+    let done = Command::new(CONFOLD)
+        .args(words)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { code: done.status.code().unwrap_or(-1), out: text(done.stdout), err: text(done.stderr) }
+    Ran {
+        code: done.status.code().unwrap_or(-1),
+        out: text(done.stdout),
+        err: text(done.stderr),
+    }
 }

@@ -13,7 +13,7 @@ use super::frame::Identity;
 use super::origin;
 use super::segment::{Broken, Segment, name_of, place, start_of};
 use super::tail::Extent;
-use super::writer::{UNFINISHED, step};
+use super::writer::UNFINISHED;
 use super::{Cut, Options, Origin};
 use crate::{LogError, Tip};
 
@@ -277,10 +277,8 @@ fn tidy(disk: &dyn Disk, names: &[String], trimmed: &[Position]) -> Result<(), L
 /// Durable before anything is written there: what was cut must not come back behind a new record.
 fn cut_off(last: &Segment, cut: &Cut) -> Result<(), LogError> {
     tracing::warn!(file = %cut.file, offset = cut.offset, bytes = cut.bytes, position = %cut.position, why = %cut.why, "cutting off a write that was never finished");
-    step!("log::open::before_cut");
     let done = last.file.truncate(cut.offset).and_then(|()| last.file.sync());
     done.map_err(|error| LogError::failed(format!("cannot cut off the torn end of {}", cut.file), error))?;
-    step!("log::open::after_cut");
     Ok(())
 }
 

@@ -18,29 +18,6 @@ use crate::{LogError, Record, Tip};
 /// A segment gets its name only once its header is durable; until then the file is called this.
 pub(super) const UNFINISHED: &str = "segment.tmp";
 
-/// The steps at which a process can be made to die (feature `failpoints`, action `return`).
-pub const STEPS: [&str; 11] = [
-    "log::batch::before_write",
-    "log::batch::after_write",
-    "log::batch::after_sync",
-    "log::batch::after_publish",
-    "log::segment::before_create",
-    "log::segment::after_write",
-    "log::segment::after_sync",
-    "log::segment::after_rename",
-    "log::segment::after_folder_sync",
-    "log::open::before_cut",
-    "log::open::after_cut",
-];
-
-/// Here a test can let the process die without a word, as a power cut does.
-macro_rules! step {
-    ($name:literal) => {
-        fail::fail_point!($name, |_| std::process::abort())
-    };
-}
-pub(super) use step;
-
 /// The end of the last segment file, where batches are added.
 pub(super) struct Appender {
     disk: Arc<dyn Disk>,
@@ -121,11 +98,8 @@ impl Appender {
             self.roll()?;
         }
         let batch = encode_batch(self.seed, &records);
-        step!("log::batch::before_write");
         write_full(&*self.file, &batch, self.extent.len).map_err(|error| self.write_failed(error))?;
-        step!("log::batch::after_write");
         self.file.sync().map_err(|error| self.failed("sync", error))?;
-        step!("log::batch::after_sync");
         self.extent.len += batch.len() as u64;
         self.tip = tip;
         Ok(records)
@@ -179,7 +153,6 @@ fn create_segment(
     let name = name_of(start.position);
     let failed =
         |verb: &str, error| Fault::Final(LogError::failed(format!("cannot {verb} {}", place(disk, &name)), error));
-    step!("log::segment::before_create");
     let written = disk
         .create(UNFINISHED)
         .and_then(|file| write_full(&*file, &header.encode(), 0).map(|()| file));
@@ -191,9 +164,7 @@ fn create_segment(
         }
         Err(error) => return Err(failed("create", error)),
     };
-    step!("log::segment::after_write");
     file.sync().map_err(|error| failed("sync", error))?;
-    step!("log::segment::after_sync");
     if let Err(error) = disk.rename(UNFINISHED, &name) {
         return Err(if is_full(&error) {
             Fault::DiskFull(format!("{}: {error}", place(disk, &name)))
@@ -201,10 +172,8 @@ fn create_segment(
             failed("name", error)
         });
     }
-    step!("log::segment::after_rename");
     disk.sync_folder()
         .map_err(|error| failed("make durable the name of", error))?;
-    step!("log::segment::after_folder_sync");
     Ok((name, file, header.seed()))
 }
 
@@ -374,12 +343,7 @@ pub(super) fn run(mut appender: Appender, queue: Arc<Queue>, tail: Arc<Tail>, op
             queue.recovered();
             tracing::info!("there is space again, and the log goes on");
         }
-        after_publish();
     }
-}
-
-fn after_publish() {
-    step!("log::batch::after_publish");
 }
 
 fn stamp(queue: &Queue, options: &Options, last: Time) -> Time {

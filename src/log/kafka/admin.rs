@@ -153,13 +153,17 @@ impl Admin {
                 brokers: self.settings.brokers().to_owned(),
             },
             RDKafkaErrorCode::TopicAlreadyExists => TopicError::Exists { topic },
-            code => match self.complaints.last() {
-                Some(complaint) if code == RDKafkaErrorCode::OperationTimedOut => self.unreachable(complaint),
-                _ => TopicError::Refused {
-                    topic,
-                    what,
-                    cause: code.to_string(),
-                },
+            // The broker went away while it was asked, or never came.
+            RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::RequestTimedOut => {
+                self.unreachable(self.complaints.last().unwrap_or_else(|| code.to_string()))
+            }
+            code => TopicError::Refused {
+                topic,
+                what,
+                cause: code.to_string(),
             },
         }
     }

@@ -125,7 +125,10 @@ impl KafkaCopy {
         for record in records {
             loop {
                 match shared.producer.send(&record.bytes, Some(record.time.0)) {
-                    Err(LogError::Full { .. }) => shared.producer.poll(Duration::from_millis(1)),
+                    Err(LogError::Full { .. }) => {
+                        shared.producer.poll();
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
                     sent => break sent?,
                 }
             }

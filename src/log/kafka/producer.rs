@@ -22,6 +22,8 @@ use rdkafka::{ClientConfig, ClientContext};
 pub struct Events {
     /// Bytes handed over and not reported on yet.
     pub queued: AtomicUsize,
+    /// Records that were reported on, whatever became of them.
+    pub reported: AtomicU64,
     pub failed_deliveries: AtomicU64,
     pub producers_made: AtomicU64,
     /// Whether a client has said that it reaches no broker, since this was last looked at.
@@ -64,6 +66,7 @@ impl ProducerContext for Context {
             }
         };
         self.0.queued.fetch_sub(message.payload_len(), SeqCst);
+        self.0.reported.fetch_add(1, Relaxed);
     }
 }
 
@@ -105,16 +108,22 @@ impl Producer {
     /// Queues one record; `Ok` is all that is ever known here.
     pub fn send(&self, record: &Bytes, time: Option<i64>) -> Result<(), LogError> {
         let size = record.len();
-        let queued = self.events.queued.fetch_add(size, SeqCst);
+        let mut producer = self.current();
+        let mut queued = self.events.queued.fetch_add(size, SeqCst);
         // A single record is always taken, whatever its size.
-        if queued > 0 && queued + size > self.queue_bytes {
+        let is_full = |queued| queued > 0 && queued + size > self.queue_bytes;
+        if is_full(queued) {
+            // What was delivered meanwhile makes room.
+            self.take_reports(&producer);
+            queued = self.events.queued.load(SeqCst) - size;
+        }
+        if is_full(queued) {
             self.events.queued.fetch_sub(size, SeqCst);
             return Err(LogError::Full {
                 queued,
                 limit: self.queue_bytes,
             });
         }
-        let mut producer = self.current();
         let mut sent = self.try_send(&producer, record, time);
         if matches!(sent, Err(RDKafkaErrorCode::Fatal)) {
             producer = self.renew(&producer)?;
@@ -160,15 +169,24 @@ impl Producer {
             .map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))
     }
 
-    /// Serves reports, and replaces a producer that has failed for good. Whatever it had not delivered is lost or stands on the
-    /// log already; whoever waits for it learns that from the log.
-    pub fn poll(&self, wait: Duration) {
+    /// Serves the reports that have come, and replaces a producer that has failed for good. Whatever it had not delivered is lost
+    /// or stands on the log already; whoever waits for it learns that from the log.
+    pub fn poll(&self) {
         let producer = self.current();
-        producer.poll(wait);
+        self.take_reports(&producer);
         if producer.client().fatal_error().is_some()
             && let Err(error) = self.renew(&producer)
         {
             tracing::error!(%error, "a new producer cannot be made");
+        }
+    }
+
+    /// One call serves the reports of one batch.
+    fn take_reports(&self, producer: &BaseProducer<Context>) {
+        let mut reported = u64::MAX;
+        while reported != self.events.reported.load(Relaxed) {
+            reported = self.events.reported.load(Relaxed);
+            producer.poll(Duration::ZERO);
         }
     }
 

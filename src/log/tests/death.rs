@@ -1,4 +1,4 @@
-//! A process that writes a log and dies: by SIGKILL at any time, and (feature `failpoints`) at each named step.
+//! A process that writes a log and is killed at any time.
 //!
 //! The child is this same test binary, told by its environment to write instead of to test.
 
@@ -15,10 +15,8 @@ use confold_log::{Log, LogError};
 
 const FOLDER: &str = "CONFOLD_LOG_CHILD_FOLDER";
 
-/// Appends `sample(position)` for ever, or to position 60 when failpoints are set, and prints what was acknowledged.
+/// Appends `sample(position)` for ever, and prints what was acknowledged.
 fn child(folder: &Path) {
-    #[cfg(feature = "failpoints")]
-    let _scenario = fail::FailScenario::setup();
     let small = Options {
         segment_bytes: 2000,
         ..options()
@@ -27,14 +25,9 @@ fn child(folder: &Path) {
         Err(LogError::Missing { .. }) => FileLog::create(folder, IDENTITY, small).unwrap(),
         log => log.unwrap(),
     };
-    let limit = if std::env::var_os("FAILPOINTS").is_some() {
-        60
-    } else {
-        u64::MAX
-    };
     let mut reader = log.reader(log.range().end).unwrap();
     let mut position = log.range().end.0;
-    while position < limit {
+    loop {
         // Two at once, so that there are batches of more than one.
         for n in [position, position + 1] {
             log.append(sample(n, 700).into()).unwrap();
@@ -49,15 +42,12 @@ struct Death {
     acked: Option<u64>,
 }
 
-/// Runs this test as a child until it dies, or until it has acknowledged `kill_after` times.
-fn run(test: &str, folder: &Path, failpoints: Option<&str>, kill_after: usize) -> Death {
+/// Runs this test as a child and kills it when it has acknowledged `kill_after` times.
+fn run(test: &str, folder: &Path, kill_after: usize) -> Death {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(FOLDER, folder);
-    if let Some(failpoints) = failpoints {
-        command.env("FAILPOINTS", failpoints);
-    }
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let (mut acked, mut count) = (None, 0);
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
@@ -114,7 +104,6 @@ fn what_a_killed_process_had_acknowledged_is_there() {
         let death = run(
             "what_a_killed_process_had_acknowledged_is_there",
             folder.path(),
-            None,
             kill_after,
         );
         assert_eq!(death.status.signal(), Some(9));
@@ -122,48 +111,4 @@ fn what_a_killed_process_had_acknowledged_is_there() {
         last = death.acked;
         check(folder.path(), last, "after SIGKILL");
     }
-}
-
-#[cfg(feature = "failpoints")]
-#[test]
-fn what_a_process_had_acknowledged_before_it_died_at_a_step_is_there() {
-    // reliability F2: every step, the first time, the second and the fourth.
-    if let Some(folder) = std::env::var_os(FOLDER) {
-        return child(Path::new(&folder));
-    }
-    for step in confold_log::file::STEPS {
-        let in_open = step.starts_with("log::open::");
-        for passes in if in_open { &[0][..] } else { &[0, 1, 3][..] } {
-            let folder = tempfile::tempdir().unwrap();
-            let mut before = None;
-            if in_open {
-                let test = "what_a_process_had_acknowledged_before_it_died_at_a_step_is_there";
-                before = run(test, folder.path(), Some("none=off"), usize::MAX).acked;
-                tear(folder.path());
-            }
-            let failpoints = if *passes == 0 {
-                format!("{step}=return")
-            } else {
-                format!("{step}={passes}*off->return")
-            };
-            let test = "what_a_process_had_acknowledged_before_it_died_at_a_step_is_there";
-            let death = run(test, folder.path(), Some(&failpoints), usize::MAX);
-            assert_eq!(death.status.signal(), Some(6), "{failpoints} was not reached");
-            check(folder.path(), death.acked.max(before), &failpoints);
-        }
-    }
-}
-
-/// A write that did not get far.
-#[cfg(feature = "failpoints")]
-fn tear(folder: &Path) {
-    let last = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "log"))
-        .max();
-    let path = last.unwrap();
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes.extend(b"CFB0 and no more");
-    std::fs::write(path, bytes).unwrap();
 }

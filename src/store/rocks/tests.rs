@@ -417,67 +417,6 @@ fn a_synced_batch_is_durable_and_an_unsynced_one_is_not_said_to_be() {
     assert_eq!((store.durable(), store.stats().syncs), (Some(Position(5)), 2));
 }
 
-#[cfg(feature = "failpoints")]
-mod fail_points {
-    use super::*;
-    use fail::FailScenario;
-
-    #[test]
-    fn a_batch_that_failed_before_its_write_is_absent_and_one_that_failed_after_it_is_whole() {
-        let scenario = FailScenario::setup();
-        for (point, there) in [("store::commit::before", false), ("store::commit::after", true)] {
-            let dir = tempfile::tempdir().unwrap();
-            let mut history = History::new(20);
-            let store = open(dir.path()).unwrap();
-            store.commit(&history.next_batch(20)).unwrap();
-            let before = history.clone();
-            let batch = history.next_batch(20);
-            fail::cfg(point, "return").unwrap();
-            assert!(matches!(store.commit(&batch), Err(StoreError::Io { .. })));
-            fail::remove(point);
-            drop(store);
-            let store = open(dir.path()).unwrap();
-            if there { &history } else { &before }.check(&store).unwrap();
-        }
-        for point in ["store::sync::before", "store::sync::after"] {
-            let dir = tempfile::tempdir().unwrap();
-            let store = open(dir.path()).unwrap();
-            store.commit(&Batch::at(head_at(1))).unwrap();
-            fail::cfg(point, "return").unwrap();
-            assert!(store.sync().is_err());
-            fail::remove(point);
-            assert_eq!(store.durable().is_some(), point.ends_with("after"));
-        }
-        for point in ["store::sweep::before", "store::sweep::after"] {
-            let dir = tempfile::tempdir().unwrap();
-            let mut history = History::new(21);
-            let store = open(dir.path()).unwrap();
-            for _ in 0..8 {
-                store.commit(&history.next_batch(5)).unwrap();
-            }
-            fail::cfg(point, "2*off->return").unwrap();
-            assert!(
-                Sweeper::begin(&store, &references, || Ok(Vec::new()))
-                    .unwrap()
-                    .run(12)
-                    .is_err()
-            );
-            fail::remove(point);
-            drop(store);
-            let store = open(dir.path()).unwrap();
-            Sweeper::begin(&store, &references, || Ok(Vec::new()))
-                .unwrap()
-                .run(50)
-                .unwrap();
-            assert_eq!(
-                object_set(&store).unwrap(),
-                history.reach([history.head().unwrap().root])
-            );
-        }
-        scenario.teardown();
-    }
-}
-
 fn open(dir: &Path) -> Result<RocksStore, StoreError> {
     RocksStore::open(dir, &small())
 }

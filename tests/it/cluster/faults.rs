@@ -74,6 +74,7 @@ pub async fn strike(world: &Arc<World>, fault: Fault, longest: Duration, random:
         brokers if random.random() => random.random_range(1..=brokers),
         _ => tokio::task::spawn_blocking(move || target.cluster.leader(&target.topic)).await.unwrap().unwrap_or(1),
     };
+    println!("{fault:?}: replica {replica}, broker {broker}, for {lasts:.1?}");
     let felt = world.replicas[replica].line.felt();
     let line = &world.replicas[replica].line;
     match fault {
@@ -148,13 +149,16 @@ async fn recovered(world: Arc<World>, replica: usize, gone: Instant) -> Duration
         let proposal = pb::Proposal { deadline_ms: 1_000, ..Default::default() };
         let commit =
             pb::CommitRequest { proposal: Some(proposal), operations: vec![put(&path, value)], ..Default::default() };
-        if world.replicas[replica].api.commit(commit).await.is_ok()
+        let committed = world.replicas[replica].api.commit(commit).await;
+        if committed.is_ok()
             && let Some((found, _)) = read(&world, replica, &path, Reading::Linearizable).await
         {
             assert!(found >= value, "a linearizable read gave {found}, and {value} was acknowledged before");
             return gone.elapsed();
         }
-        assert!(gone.elapsed() < Duration::from_secs(60), "replica {replica} stays stuck");
+        if gone.elapsed() >= Duration::from_secs(60) {
+            panic!("replica {replica} stays stuck: {committed:?}\n{}", world.replicas[replica].describe().await);
+        }
         pass_time(Duration::from_millis(50)).await;
     }
 }

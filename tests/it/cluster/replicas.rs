@@ -93,6 +93,16 @@ impl Replica {
         stat.rsplit(") ").next().unwrap().chars().next().unwrap()
     }
 
+    /// How it stands and what it wrote last, for whoever asks why.
+    pub async fn describe(&self) -> String {
+        let said = self.process.lock().unwrap().as_ref().map_or_else(String::new, ServerProcess::said);
+        let status = match self.status().await {
+            Ok(status) => format!("{:?} at position {}: {}", status.state(), status.position, status.reason),
+            Err(error) => format!("gives no status: {error}"),
+        };
+        format!("{status}\n{said}")
+    }
+
     pub async fn status(&self) -> Result<pb::StatusResponse, tonic::Status> {
         self.api.status(pb::StatusRequest::default()).await
     }

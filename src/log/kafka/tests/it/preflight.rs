@@ -20,10 +20,16 @@ fn admin(brokers: &str) -> Admin {
     Admin::new(&ClientSettings::new(brokers), WAIT).unwrap()
 }
 
-/// Setting and severity of what is not fine.
+/// Setting and severity of what is not fine. Asks again where the broker that was asked has just died.
 fn problems(admin: &Admin, topic: &str, wanted: Wanted) -> Vec<(String, Severity)> {
-    let found = admin.preflight(topic, wanted).unwrap();
+    let found = std::cell::OnceCell::new();
+    until("the topic can be looked at", || match admin.preflight(topic, wanted) {
+        Err(TopicError::Unreachable { .. }) => false,
+        answer => found.set(answer.unwrap()).is_ok(),
+    });
     found
+        .into_inner()
+        .unwrap()
         .problems()
         .into_iter()
         .map(|one| (one.setting.clone(), one.severity))
