@@ -117,6 +117,7 @@ impl Topic {
         let (stop, stopped) = channel();
         let seen = Arc::new(Mutex::new(report(found)));
         let (shown, mut said) = (seen.clone(), sentences(found));
+        self.count(&said);
         let spawned = std::thread::Builder::new().name("confold-topic".to_owned()).spawn(move || {
             while stopped.recv_timeout(LOOK_AGAIN) == Err(RecvTimeoutError::Timeout) {
                 self.look(&mut said, &shown);
@@ -135,12 +136,16 @@ impl Topic {
             Err(error) => return tracing::debug!(%error, topic = self.name, "the topic's settings cannot be looked at"),
         };
         let problems = sentences(&found);
-        metrics::gauge!("confold_topic_problems", "topic" => self.name.clone()).set(problems.len() as f64);
+        self.count(&problems);
         for problem in problems.iter().filter(|problem| !said.contains(problem)) {
             tracing::error!(topic = self.name, problem, "the topic does not keep what it should");
         }
         *shown.lock() = report(&found);
         *said = problems;
+    }
+
+    fn count(&self, problems: &[String]) {
+        metrics::gauge!("confold_topic_problems", "topic" => self.name.clone()).set(problems.len() as f64);
     }
 
     fn admin(&self) -> Result<Admin, FolderError> {

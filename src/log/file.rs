@@ -39,7 +39,7 @@ use tail::{Extent, Tail};
 use writer::{Appender, Fault, Queue};
 
 pub use crate::origin::Origin;
-use crate::{Fence, Log, LogError, Range, Reader, Tip};
+use crate::{Fence, Log, LogError, Observer, Range, Reader, Tip};
 
 /// Milliseconds since 1970, as the writer stamps them.
 pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
@@ -360,6 +360,12 @@ impl Log for FileLog {
 
     fn health(&self) -> Result<(), LogError> {
         self.writer()?.queue.health()
+    }
+
+    fn observe(&self, observer: Observer) {
+        if let Some(writer) = &self.writer {
+            writer.queue.observe(observer);
+        }
     }
 
     fn close(&self) {

@@ -121,6 +121,19 @@ pub enum Fence {
     AppendAndWait,
 }
 
+/// One write of a log to its disk: some records, made durable together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Written {
+    pub records: usize,
+    /// With what the log adds to the records.
+    pub bytes: u64,
+    /// How long the disk took to say that it is durable.
+    pub sync: Duration,
+}
+
+/// Is called on the thread that writes, so it returns at once.
+pub type Observer = Arc<dyn Fn(&Written) + Send + Sync>;
+
 /// An ordered, durable sequence of records. Shared between threads; no method but `close` waits for a disk or a network.
 pub trait Log: Send + Sync {
     /// Identifies this one physical log: two logs never share it, and a log that was deleted and made anew has another.
@@ -154,6 +167,10 @@ pub trait Log: Send + Sync {
 
     /// `Ok` while appends can be expected to work, else the error that the next `append` would give.
     fn health(&self) -> Result<(), LogError>;
+
+    /// From here on `observer` is told of each write to a disk of this machine, instead of whoever was told before. A log that
+    /// stands elsewhere has nothing to tell.
+    fn observe(&self, _observer: Observer) {}
 
     /// Settles what was handed over, and lets go of files, locks and connections. Readers get what is durable, then
     /// `Closed`. A second call does nothing.

@@ -99,7 +99,6 @@ impl Disputes {
 impl Core {
     pub fn alarm(&self, disagreement: &Disagreement) {
         self.metrics.tally.disagreements.fetch_add(1, Relaxed);
-        self.metrics.count("confold_disagreements_total", 1);
         let Disagreement { ours, theirs, replica, build, against, with } = disagreement;
         tracing::error!(
             position = ours.position.0,

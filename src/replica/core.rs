@@ -53,6 +53,7 @@ impl Core {
     pub fn new(log: Arc<dyn Log>, store: Arc<dyn Store>, mut folder: Folder, options: Options) -> Core {
         let first = folder.view();
         let metrics = Metrics::new(&first.store_name);
+        metrics.watch(&*log);
         Core {
             objects: Arc::new(CachedObjects::new(store.clone(), options.object_cache_bytes)),
             replica: folder.replica(),
@@ -163,6 +164,7 @@ impl Core {
         metrics.floor.set(effects.view.floor.0 as f64);
         metrics.tree_bytes.set(effects.view.tree.memory() as f64);
         metrics.last_fold.set((self.options.clock)().0 as f64 / 1000.0);
+        metrics.last_record.set(effects.view.time.0 as f64 / 1000.0);
         tally.batches.fetch_add(1, Relaxed);
         tally.records.fetch_add(effects.records, Relaxed);
         tally.bytes.fetch_add(effects.bytes, Relaxed);

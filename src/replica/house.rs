@@ -257,18 +257,6 @@ impl Core {
         posted.is_ok()
     }
 
-    fn show_metrics(&self) {
-        let view = self.views.latest();
-        self.metrics.lag.set(self.lag(&view) as f64);
-        self.metrics.in_flight.set(self.desk.in_flight() as f64);
-        self.metrics.open_views.set(self.open_views() as f64);
-        self.metrics.disputed.set(f64::from(u8::from(view.agreement.is_disputed())));
-        let since = view.agreement.agreed.unwrap_or_default();
-        let alone = view.agreement.opinions.is_empty();
-        self.metrics.checkpoint_lag.set(if alone { 0.0 } else { view.position.0.saturating_sub(since.0) as f64 });
-        self.metrics.show_state(self.stand.state());
-    }
-
     pub fn open_views(&self) -> usize {
         self.views.held_count() + self.pins.count()
     }

@@ -22,6 +22,7 @@ mod fence;
 mod handle;
 mod house;
 mod kept;
+mod meters;
 mod options;
 mod past;
 mod propose;
@@ -46,6 +47,7 @@ mod world;
 
 pub use handle::{BeginError, Handle, OpenError, Replica, begin};
 pub use kept::KeptMark;
+pub use meters::METRICS;
 pub use options::{Begin, Clock, Housekeeping, OnDispute, Options, Thinning};
 pub use past::{PastError, PastView};
 pub use propose::{Fate, Proposal, ProposeError, Settled, Submission};

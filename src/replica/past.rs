@@ -213,7 +213,12 @@ impl Core {
         if let Some(found) = self.past.get(revision) {
             return Ok(found);
         }
-        let made = Arc::new(self.remake(&view, revision, self.past.nearest_below(revision))?);
+        let made = self.remake(&view, revision, self.past.nearest_below(revision));
+        let made = Arc::new(made.inspect_err(|error| {
+            if matches!(error, PastError::Differs { .. }) {
+                self.metrics.tally.differs.fetch_add(1, Relaxed);
+            }
+        })?);
         self.past.put(made.clone());
         Ok(made)
     }

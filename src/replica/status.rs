@@ -1,5 +1,6 @@
 //! How a replica stands, what it counts, and its metrics.
 
+use crate::meters;
 use crate::view::View;
 use confold_log::Range;
 use confold_model::ids::Position;
@@ -180,24 +181,22 @@ pub(crate) struct Metrics {
     pub position: Gauge,
     pub revision: Gauge,
     pub floor: Gauge,
-    pub lag: Gauge,
-    pub in_flight: Gauge,
-    pub open_views: Gauge,
     pub tree_bytes: Gauge,
-    /// 1 while another replica disagrees and it is not known which is right.
-    pub disputed: Gauge,
-    /// Positions folded since the newest mark on which another replica agrees; 0 where there is no other.
-    pub checkpoint_lag: Gauge,
     /// One for each state, 1 for the present one.
     states: [(ReplicaState, Gauge); 9],
     /// Seconds since 1970 when something was last folded: its age is for the scraper to compute.
     pub last_fold: Gauge,
+    /// The stamp of the last record folded, in seconds since 1970.
+    pub last_record: Gauge,
+    pub last_sweep: Gauge,
     pub batch_records: Histogram,
     pub fold_seconds: Histogram,
     pub commit_seconds: Histogram,
     pub sync_seconds: Histogram,
     outcomes: Mutex<BTreeMap<(u8, u16), (Counter, u64)>>,
     pub tally: Tally,
+    /// What counters kept elsewhere were when they were last shown.
+    pub shown: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// The same in plain numbers, for `status`.
@@ -219,10 +218,12 @@ pub(crate) struct Tally {
     pub retries: AtomicU64,
     pub new_readers: AtomicU64,
     pub folded_again: AtomicU64,
+    pub differs: AtomicU64,
 }
 
 impl Metrics {
     pub fn new(store: &str) -> Metrics {
+        meters::describe();
         let label = metrics::Label::new("store", store.to_owned());
         let labels = || vec![label.clone()];
         let gauge = |name: &'static str| metrics::gauge!(name, labels());
@@ -231,23 +232,21 @@ impl Metrics {
             position: gauge("confold_position"),
             revision: gauge("confold_revision"),
             floor: gauge("confold_floor"),
-            lag: gauge("confold_lag"),
-            in_flight: gauge("confold_proposals_in_flight"),
-            open_views: gauge("confold_open_views"),
             tree_bytes: gauge("confold_tree_bytes"),
-            disputed: gauge("confold_disputed"),
-            checkpoint_lag: gauge("confold_checkpoint_lag"),
             states: ReplicaState::ALL.map(|state| {
                 let labels = vec![label.clone(), metrics::Label::new("state", state.name())];
                 (state, metrics::gauge!("confold_state", labels))
             }),
             last_fold: gauge("confold_last_fold_time_seconds"),
+            last_record: gauge("confold_last_record_time_seconds"),
+            last_sweep: gauge("confold_last_sweep_seconds"),
             batch_records: histogram("confold_batch_records"),
             fold_seconds: histogram("confold_fold_seconds"),
             commit_seconds: histogram("confold_store_commit_seconds"),
             sync_seconds: histogram("confold_store_sync_seconds"),
             outcomes: Mutex::default(),
             tally: Tally::default(),
+            shown: Mutex::default(),
             label,
         }
     }
@@ -268,8 +267,8 @@ impl Metrics {
         self.states.iter().for_each(|(state, gauge)| gauge.set(f64::from(u8::from(*state == now))));
     }
 
-    pub fn count(&self, name: &'static str, number: u64) {
-        metrics::counter!(name, vec![self.label.clone()]).increment(number);
+    pub fn label(&self) -> metrics::Label {
+        self.label.clone()
     }
 
     pub fn counts(&self) -> BTreeMap<String, u64> {
@@ -283,6 +282,7 @@ impl Metrics {
             ("proposals_refused", &tally.refused),
             ("disagreements", &tally.disagreements),
             ("past_trees_remade", &tally.remade),
+            ("past_trees_differ", &tally.differs),
             ("tree_sheds", &tally.sheds),
             ("sweeps", &tally.sweeps),
             ("swept_objects", &tally.swept_objects),

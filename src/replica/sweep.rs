@@ -40,6 +40,7 @@ impl Core {
 
     fn sweep_once(&self, at_once: bool) -> Result<SweepOutcome, StoreError> {
         // Planned from one view: whatever is tagged or released after it is only kept longer.
+        let begun = Instant::now();
         let view = self.views.latest();
         self.past.forget(|revision| !view.is_kept(revision));
         let mut outcome = SweepOutcome { tagged_persisted: self.persist_tagged(&view)?, ..SweepOutcome::default() };
@@ -79,8 +80,7 @@ impl Core {
         tally.sweeps.fetch_add(1, Relaxed);
         tally.swept_objects.fetch_add(deleted, Relaxed);
         tally.swept_bytes.fetch_add(bytes_deleted, Relaxed);
-        self.metrics.count("confold_swept_objects_total", deleted);
-        self.metrics.count("confold_swept_bytes_total", bytes_deleted);
+        self.metrics.last_sweep.set(begun.elapsed());
         tracing::info!(floor = view.floor.0, deleted, bytes_deleted, trees_forgotten, "swept");
         Ok(outcome)
     }

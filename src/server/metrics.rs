@@ -20,6 +20,9 @@ const BUCKETS: [f64; 17] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
+/// Records: from one to the most that is folded at once.
+const RECORD_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0];
+
 const CODES: usize = 17;
 
 /// Installs Prometheus' recorder for the whole process, if it is not there yet. What is counted before goes nowhere, so
@@ -33,9 +36,12 @@ pub fn install() -> bool {
 pub(crate) fn recorder() -> Option<&'static PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     let install = || {
-        let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS);
-        let handle = builder.ok()?.install_recorder().ok()?;
+        let of = |suffix: &str| Matcher::Suffix(suffix.to_owned());
+        let builder = PrometheusBuilder::new().set_buckets_for_metric(of("_seconds"), &BUCKETS).ok()?;
+        let builder = builder.set_buckets_for_metric(of("_records"), &RECORD_BUCKETS).ok()?;
+        let handle = builder.install_recorder().ok()?;
         describe();
+        gauge!("confold_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Some(handle)
     };
     HANDLE.get_or_init(install).as_ref()
@@ -49,6 +55,7 @@ pub(crate) fn page(health: &Health) -> Option<String> {
         let ready = f64::from(u8::from(health.store_is_ready(&store)));
         gauge!("confold_store_ready", "store" => store.store).set(ready);
     }
+    process().collect();
     handle.run_upkeep();
     Some(handle.render())
 }
@@ -169,23 +176,25 @@ pub(crate) struct Connections {
     pub open: Gauge,
     pub accepted: Counter,
     pub refused: Counter,
-    failed: [OnceLock<Counter>; Failed::ALL.len()],
+    failed: [Counter; Failed::ALL.len()],
 }
 
 impl Connections {
     pub fn new() -> Connections {
         recorder();
+        // Shown from the start, so that the first one counts as a rise.
+        counter!("confold_server_unauthenticated_total").absolute(0);
         Connections {
             open: gauge!("confold_server_connections"),
             accepted: counter!("confold_server_connections_total"),
             refused: counter!("confold_server_connections_refused_total"),
-            failed: [const { OnceLock::new() }; Failed::ALL.len()],
+            failed: Failed::ALL
+                .map(|why| counter!("confold_server_handshakes_failed_total", "reason" => why.name())),
         }
     }
 
     pub fn handshake_failed(&self, why: Failed) {
-        let counter = || counter!("confold_server_handshakes_failed_total", "reason" => why.name());
-        self.failed[why as usize].get_or_init(counter).increment(1);
+        self.failed[why as usize].increment(1);
     }
 }
 
@@ -207,46 +216,63 @@ impl Certificates {
     }
 }
 
-fn describe() {
-    use metrics::{describe_counter, describe_gauge, describe_histogram};
-    describe_histogram!(
-        "confold_server_call_seconds",
-        "From a call's arrival to the end of its answer."
-    );
-    describe_counter!("confold_server_calls_total", "Calls that ended, by gRPC code.");
-    describe_gauge!("confold_server_calls_in_flight", "Calls that are being answered.");
-    describe_gauge!("confold_server_connections", "Open connections.");
-    describe_counter!("confold_server_connections_total", "Connections that were accepted.");
-    describe_counter!(
-        "confold_server_connections_refused_total",
-        "Connections over the limit, closed at once."
-    );
-    describe_counter!(
-        "confold_server_handshakes_failed_total",
-        "Connections that ended before TLS stood, by reason."
-    );
-    describe_counter!(
+/// Name, kind and meaning of every metric of a server, those of its process included. docs/operations.md has the same table,
+/// with what to do.
+pub const METRICS: [(&str, &str, &str); 22] = [
+    ("confold_build_info", "gauge", "1, with the version as a label."),
+    ("confold_server_call_seconds", "histogram", "From a call's arrival to the end of its answer."),
+    ("confold_server_calls_total", "counter", "Calls that ended, by gRPC code."),
+    ("confold_server_calls_in_flight", "gauge", "Calls that are being answered."),
+    ("confold_server_connections", "gauge", "Open connections."),
+    ("confold_server_connections_total", "counter", "Connections that were accepted."),
+    ("confold_server_connections_refused_total", "counter", "Connections over the limit, closed at once."),
+    ("confold_server_handshakes_failed_total", "counter", "Connections that ended before TLS stood, by reason."),
+    (
         "confold_server_unauthenticated_total",
-        "Calls that did not say who makes them, where that is asked."
-    );
-    describe_gauge!(
+        "counter",
+        "Calls that did not say who makes them, where that is asked.",
+    ),
+    (
         "confold_server_certificate_valid_until_seconds",
-        "When the certificate in use ends, in seconds since 1970."
-    );
-    describe_counter!(
+        "gauge",
+        "When the certificate in use ends, in seconds since 1970.",
+    ),
+    (
         "confold_server_certificates_renewed_total",
-        "New certificate files that were taken into use."
-    );
-    describe_counter!(
+        "counter",
+        "New certificate files that were taken into use.",
+    ),
+    (
         "confold_server_certificates_refused_total",
-        "New certificate files that could not be used, so that the old ones stayed."
-    );
-    describe_gauge!(
-        "confold_store_lag_records",
-        "Records on the log that are not folded yet."
-    );
-    describe_gauge!(
-        "confold_store_ready",
-        "1 where the store serves and is not too far behind."
-    );
+        "counter",
+        "New certificate files that could not be used, so that the old ones stayed.",
+    ),
+    ("confold_store_lag_records", "gauge", "Records on the log that are not folded yet."),
+    ("confold_store_ready", "gauge", "1 where the store serves and is not too far behind."),
+    // Named as every program names them.
+    ("process_cpu_seconds_total", "counter", "Processor time of this process."),
+    ("process_max_fds", "gauge", "Files and connections that it may have open."),
+    ("process_open_fds", "gauge", "Files and connections that it has open."),
+    ("process_resident_memory_bytes", "gauge", "Its memory."),
+    ("process_start_time_seconds", "gauge", "When it started, in seconds since 1970."),
+    ("process_threads", "gauge", "Its threads."),
+    ("process_virtual_memory_bytes", "gauge", "Its address space."),
+    ("process_virtual_memory_max_bytes", "gauge", "How large that may grow."),
+];
+
+fn describe() {
+    process().describe();
+    for (name, kind, meaning) in METRICS {
+        match kind {
+            "gauge" => metrics::describe_gauge!(name, meaning),
+            "counter" => metrics::describe_counter!(name, meaning),
+            _ => metrics::describe_histogram!(name, meaning),
+        }
+    }
+}
+
+/// What the system knows of this process.
+fn process() -> &'static metrics_process::Collector {
+    static PROCESS: OnceLock<metrics_process::Collector> = OnceLock::new();
+    PROCESS.get_or_init(metrics_process::Collector::default)
 }

@@ -124,6 +124,11 @@ pub trait Store: Objects {
     fn estimate(&self) -> Estimate;
 
     fn stats(&self) -> Stats;
+
+    /// What goes on below the rows; all zero where everything is in memory.
+    fn engine(&self) -> Engine {
+        Engine::default()
+    }
 }
 
 /// Takes the key, without its table, and the value of one row.
@@ -335,6 +340,22 @@ pub struct Stats {
     pub objects_read: u64,
     pub objects_deleted: u64,
     pub syncs: u64,
+}
+
+/// The database under a store: sizes as they are, and counters since it was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Engine {
+    /// Blocks of files that were in the cache when they were asked for, and those that were not.
+    pub cache_hits: u64,
+    pub cache_misses: u64,
+    pub cache_bytes: u64,
+    /// Written to files, whatever for: its own log, new files, files written again.
+    pub written_bytes: u64,
+    pub disk_bytes: u64,
+    /// What it has yet to write again to keep reads short.
+    pub compaction_pending_bytes: u64,
+    /// It takes batches more slowly than they come, or not at all.
+    pub held_back: bool,
 }
 
 /// Told apart by what the caller can do.

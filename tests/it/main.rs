@@ -8,6 +8,7 @@ mod guide;
 mod hostile;
 mod kafka;
 mod moving;
+mod operations;
 mod replicas;
 mod secure;
 mod server;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use confold_model::ids::Time;
@@ -13,7 +14,7 @@ use super::disk::{Disk, DiskFile, write_full};
 use super::frame::{BATCH_MAX, Identity, RECORD_HEADER, SEGMENT_HEADER, SegmentHeader, encode_batch};
 use super::segment::{Segment, name_of, place};
 use super::tail::{Extent, Tail};
-use crate::{LogError, Record, Tip};
+use crate::{LogError, Observer, Record, Tip, Written};
 
 /// A segment gets its name only once its header is durable; until then the file is called this.
 pub(super) const UNFINISHED: &str = "segment.tmp";
@@ -28,6 +29,8 @@ pub(super) struct Appender {
     seed: u32,
     pub(super) extent: Extent,
     pub(super) tip: Tip,
+    /// The newest batch, for whoever watches.
+    written: Written,
 }
 
 /// Why a batch was not written. Nothing of it is visible.
@@ -60,6 +63,7 @@ impl Appender {
             seed,
             extent,
             tip,
+            written: Written::default(),
         })
     }
 
@@ -79,6 +83,7 @@ impl Appender {
             seed,
             extent,
             tip,
+            written: Written::default(),
         }
     }
 
@@ -99,7 +104,13 @@ impl Appender {
         }
         let batch = encode_batch(self.seed, &records);
         write_full(&*self.file, &batch, self.extent.len).map_err(|error| self.write_failed(error))?;
+        let begun = Instant::now();
         self.file.sync().map_err(|error| self.failed("sync", error))?;
+        self.written = Written {
+            records: records.len(),
+            bytes: batch.len() as u64,
+            sync: begun.elapsed(),
+        };
         self.extent.len += batch.len() as u64;
         self.tip = tip;
         Ok(records)
@@ -185,6 +196,7 @@ fn is_full(error: &io::Error) -> bool {
 pub(super) struct Queue {
     state: Mutex<Waiting>,
     changed: Condvar,
+    observer: Mutex<Option<Observer>>,
 }
 
 struct Waiting {
@@ -210,6 +222,7 @@ impl Queue {
         Queue {
             state: Mutex::new(state),
             changed: Condvar::new(),
+            observer: Mutex::default(),
         }
     }
 
@@ -239,6 +252,16 @@ impl Queue {
 
     pub(super) fn health(&self) -> Result<(), LogError> {
         self.state.lock().ready()
+    }
+
+    pub(super) fn observe(&self, observer: Observer) {
+        *self.observer.lock() = Some(observer);
+    }
+
+    fn tell(&self, written: &Written) {
+        if let Some(observer) = &*self.observer.lock() {
+            observer(written);
+        }
     }
 
     pub(super) fn close(&self) {
@@ -336,6 +359,7 @@ pub(super) fn run(mut appender: Appender, queue: Arc<Queue>, tail: Arc<Tail>, op
             }
         };
         let bytes = records.iter().map(|record| record.bytes.len() + RECORD_HEADER).sum();
+        queue.tell(&appender.written);
         // Who reads a record finds its room free; who finds the log recovered can read what waited.
         queue.make_room(bytes);
         tail.publish(records, appender.tip, appender.extent);

@@ -239,6 +239,24 @@ fn an_empty_record_and_one_bigger_than_a_batch_or_the_queue_pass() {
 }
 
 #[test]
+fn whoever_watches_is_told_of_every_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = FileLog::create(folder.path(), IDENTITY, options()).unwrap();
+    let told = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let telling = told.clone();
+    put(&log, sample(0, 400));
+    log.observe(Arc::new(move |written| telling.lock().push(*written)));
+    let before = std::fs::metadata(folder.path().join(&files(folder.path())[0])).unwrap().len();
+    let records: Vec<Record> = (1..20).map(|n| put(&log, sample(n, 400))).collect();
+    log.close();
+    let after = std::fs::metadata(folder.path().join(&files(folder.path())[0])).unwrap().len();
+    let told = told.lock();
+    assert_eq!(told.iter().map(|written| written.records).sum::<usize>(), records.len());
+    assert_eq!(told.iter().map(|written| written.bytes).sum::<u64>(), after - before);
+    assert!(told.iter().all(|written| written.sync > Duration::ZERO));
+}
+
+#[test]
 fn stamps_follow_the_clock_and_never_go_back_unless_asked() {
     // formats.md 6: max(its clock, last stamp), always opens, and the alarm can be raised.
     let folder = tempfile::tempdir().unwrap();

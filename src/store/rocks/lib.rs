@@ -18,13 +18,14 @@ use bytes::Bytes;
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
 use confold_model::objects::{Objects, ObjectsError, ObjectsErrorCause};
 use confold_store::{
-    Batch, Durability, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor,
+    Batch, Durability, Engine, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor,
     Rows, Stats, Store, StoreError, SweepGate, Touched, check_batch, missing, verified,
 };
 use folder::{Access, Folder};
-use keys::{Kind, OBJECTS};
+use keys::{Kind, OBJECTS, ROWS};
 use parking_lot::{Mutex, RwLock};
 use rocksdb::checkpoint::Checkpoint;
+use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{ColumnFamily, DB, ErrorKind, WriteOptions};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -44,6 +45,8 @@ pub struct RocksStore {
     /// A write failed: what RocksDB holds in memory may differ from its files, so no further write is begun.
     failed: AtomicBool,
     counters: Counters,
+    /// Holds RocksDB's own counters.
+    settings: rocksdb::Options,
     _folder: Folder,
 }
 
@@ -96,7 +99,9 @@ impl RocksStore {
         if folder.fresh && access == Access::Read {
             return Err(StoreError::refused(format!("{} holds no store yet", dir.display())));
         }
-        let (settings, families) = (tuning::database(options, folder.fresh), tuning::families(options));
+        let (mut settings, families) = (tuning::database(options, folder.fresh), tuning::families(options));
+        settings.enable_statistics();
+        settings.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
         let db = match access {
             Access::Write => DB::open_cf_descriptors(&settings, &folder.database, families),
             Access::Read => DB::open_cf_descriptors_read_only(&settings, &folder.database, families, false),
@@ -110,6 +115,7 @@ impl RocksStore {
             gate: SweepGate::default(),
             failed: AtomicBool::new(false),
             counters: Counters::default(),
+            settings,
             _folder: folder,
         };
         store.recall()?;
@@ -432,6 +438,25 @@ impl Store for RocksStore {
             objects_read: of(&self.counters.objects_read),
             objects_deleted: of(&self.counters.objects_deleted),
             syncs: of(&self.counters.syncs),
+        }
+    }
+
+    fn engine(&self) -> Engine {
+        let count = |ticker| self.settings.get_ticker_count(ticker);
+        let ask = |family, property| {
+            let family = self.db.cf_handle(family)?;
+            self.db.property_int_value_cf(family, property).ok().flatten()
+        };
+        let of_both = |property| [ROWS, OBJECTS].into_iter().filter_map(|family| ask(family, property)).sum();
+        let of_all = |property| ask(ROWS, property).unwrap_or_default();
+        Engine {
+            cache_hits: count(Ticker::BlockCacheHit),
+            cache_misses: count(Ticker::BlockCacheMiss),
+            cache_bytes: of_all(c"rocksdb.block-cache-usage"),
+            written_bytes: count(Ticker::WalFileBytes) + count(Ticker::FlushWriteBytes) + count(Ticker::CompactWriteBytes),
+            disk_bytes: of_both(c"rocksdb.total-sst-files-size"),
+            compaction_pending_bytes: of_both(c"rocksdb.estimate-pending-compaction-bytes"),
+            held_back: of_all(c"rocksdb.is-write-stopped") > 0 || of_all(c"rocksdb.actual-delayed-write-rate") > 0,
         }
     }
 }

@@ -1,0 +1,231 @@
+//! What docs/operations.md says of metrics and backups holds for the real server.
+
+use crate::moving::{Shown, sample};
+use crate::server::{ServerProcess, confold};
+use crate::support::{Fixture, add, open, repository};
+use confold::wire::pb;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Metrics by name, with their kind: what the table of docs/operations.md has.
+fn documented() -> BTreeMap<String, String> {
+    let text = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let rows = rows.filter(|(name, _)| name.starts_with("confold_") || name.starts_with("process_"));
+    let rows: Vec<(String, String)> =
+        rows.map(|(name, rest)| (name.to_owned(), rest.split(" | ").next().unwrap().to_owned())).collect();
+    let table: BTreeMap<String, String> = rows.iter().cloned().collect();
+    assert_eq!(table.len(), rows.len(), "a metric has two rows");
+    table
+}
+
+/// Some metrics are there only with TLS, or with a log on Kafka.
+const ELSEWHERE: [&str; 4] = [
+    "confold_topic_problems",
+    "confold_server_certificate_valid_until_seconds",
+    "confold_server_certificates_renewed_total",
+    "confold_server_certificates_refused_total",
+];
+
+#[test]
+fn the_table_of_metrics_has_what_the_code_describes() {
+    let described = confold_server::metrics::METRICS.iter().chain(&confold_replica::METRICS);
+    let mut described: BTreeMap<String, String> =
+        described.map(|(name, kind, _)| ((*name).to_owned(), (*kind).to_owned())).collect();
+    described.insert("confold_topic_problems".to_owned(), "gauge".to_owned());
+    assert_eq!(described, documented());
+}
+
+/// The page of a server, as Prometheus gets it.
+fn page(server: &ServerProcess) -> String {
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", server.address);
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
+}
+
+fn kinds(page: &str) -> BTreeMap<String, String> {
+    let kinds = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    // The page may come in chunks, and then lines end as those of its head do.
+    kinds.map(|(name, kind)| (name.to_owned(), kind.trim().to_owned())).collect()
+}
+
+fn value(page: &str, series: &str) -> Option<f64> {
+    page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+}
+
+/// Asks until the page is as wanted.
+fn page_when(server: &ServerProcess, wanted: impl Fn(&str) -> bool) -> String {
+    let began = Instant::now();
+    loop {
+        let page = page(server);
+        if wanted(&page) {
+            return page;
+        }
+        assert!(began.elapsed() < SOON, "{page}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_server_has_every_metric_of_the_table_and_no_other() {
+    let Fixture { dir, store, api } = Fixture::with_schema("schemas/examples", "example.Network").await;
+    drop(api);
+    store.close().await.unwrap();
+    let server = ServerProcess::start(&dir.path().join("data"));
+    let words = |last: &'static str| ["add", "/vlans", last, "--server", &server.address].map(str::to_owned);
+    let call = |words: &[String]| confold(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let added = call(&words("{number: 1}"));
+    assert_eq!(added.code, 0, "{}", added.all());
+    assert_ne!(call(&words("{number: 1}")).code, 0, "it is there already");
+
+    let mut wanted = documented();
+    ELSEWHERE.iter().for_each(|name| assert!(wanted.remove(*name).is_some(), "{name}"));
+    let series = |name: &str| format!("{name}{{store=\"test\"}}");
+    let revision = series("confold_kept_revisions");
+    let page = page_when(&server, |page| kinds(page) == wanted && value(page, &revision) == Some(1.0));
+    for name in wanted.keys() {
+        assert!(page.contains(&format!("# HELP {name} ")), "{name} is described");
+    }
+    // And they mean something. Beside the two proposals there are marks and checkpoints.
+    let is = |name: &str, expected: f64| assert_eq!(value(&page, &series(name)), Some(expected), "{name} in\n{page}");
+    is("confold_revision", 1.0);
+    is("confold_floor", 0.0);
+    is("confold_log_healthy", 1.0);
+    is("confold_store_ready", 1.0);
+    is("confold_proposals_total", 2.0);
+    let above = |name: &str, least: f64| assert!(value(&page, &series(name)).unwrap() > least, "{name} in\n{page}");
+    above("confold_position", 2.0);
+    above("confold_log_end_position", 3.0);
+    above("confold_log_sync_seconds_count", 1.0);
+    above("confold_log_batch_records_sum", 1.0);
+    above("confold_batch_records_sum", 1.0);
+    let above_zero = |name: &str| above(name, 0.0);
+    above_zero("confold_log_sync_seconds_sum");
+    above_zero("confold_log_written_bytes_total");
+    above_zero("confold_event_bytes_total");
+    above_zero("confold_store_puts_total");
+    above_zero("confold_store_put_bytes_total");
+    above_zero("confold_store_written_bytes_total");
+    above_zero("confold_last_record_time_seconds");
+    let with = |name: &str, label: &str| value(&page, &format!("{name}{{store=\"test\",{label}}}"));
+    assert_eq!(with("confold_state", "state=\"SERVING\""), Some(1.0));
+    assert_eq!(with("confold_state", "state=\"DEGRADED\""), Some(0.0));
+    assert_eq!(with("confold_events_total", "outcome=\"rejected_ALREADY_EXISTS\""), Some(1.0));
+    let refused = "confold_server_calls_total{method=\"Commit\",transport=\"grpc\",code=\"AlreadyExists\"}";
+    assert_eq!(value(&page, refused), Some(1.0), "{page}");
+}
+
+/// Names of metrics in an expression, with what the server adds to the name of a histogram taken off.
+fn named(expression: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = expression.split(|c| !is_part(c)).filter(|word| word.starts_with("confold_") || word.starts_with("process_"));
+    let table = documented();
+    let histogram = |name: &str| table.get(name).is_some_and(|kind| kind == "histogram");
+    let base = |word: &str| {
+        let cut = ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end)).filter(|base| histogram(base));
+        let name = cut.unwrap_or(word).to_owned();
+        assert_eq!(cut.is_some(), histogram(&name), "{word}: a histogram has no value of its own");
+        name
+    };
+    words.map(base).collect()
+}
+
+#[test]
+fn dashboard_and_alarms_ask_for_metrics_that_are_there() {
+    let table: BTreeSet<String> = documented().into_keys().collect();
+    let read = |file: &str| fs::read_to_string(repository().join(file)).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&read("compose/grafana/confold.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let shown: Vec<&str> = targets.map(|target| target["expr"].as_str().unwrap()).collect();
+    assert!(shown.len() > 40, "{}", shown.len());
+    let rules = read("compose/prometheus/confold.rules.yaml");
+    let alarms: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    assert_eq!(alarms.len(), rules.matches("- alert: ").count());
+    for expression in shown.into_iter().chain(alarms) {
+        let named = named(expression);
+        assert!(!named.is_empty(), "{expression}");
+        assert!(named.is_subset(&table), "{expression}: {named:?}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_stopped_data_folder_opens_as_it_is() {
+    let (dir, data, shown) = sample().await;
+    let backup = dir.path().join("backup");
+    copy(&data, &backup);
+    let store = open(&backup).await;
+    assert_eq!(store.notes(), &[] as &[String]);
+    assert_eq!(Shown::of(&store), shown);
+    store.close().await.unwrap();
+    let doctor = confold(&["doctor", backup.to_str().unwrap(), "--deep"]);
+    assert_eq!(doctor.code, 0, "{}", doctor.all());
+}
+
+/// The log alone, copied as files under a writer, holds what was acknowledged before the copy began.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_copied_while_it_is_written_is_a_backup() {
+    let fixture = Fixture::with_schema("schemas/examples", "example.Network").await;
+    let (acknowledged, enough) = (AtomicU32::new(0), AtomicBool::new(false));
+    let (data, root) = (fixture.dir.path().join("data"), fixture.dir.path());
+    let write = async {
+        let mut number = 0;
+        while !enough.load(SeqCst) {
+            fixture.commit(vec![add("/vlans", format!(r#"{{"number": {number}}}"#))]).await;
+            number += 1;
+            acknowledged.store(number, SeqCst);
+        }
+        number
+    };
+    let back_up = async {
+        let mut backups = Vec::new();
+        for turn in 1..=5u32 {
+            while acknowledged.load(SeqCst) < turn * 20 {
+                tokio::task::yield_now().await;
+            }
+            let (from, to) = (data.join("log"), root.join(format!("backup-{turn}")));
+            let before = acknowledged.load(SeqCst);
+            tokio::task::spawn_blocking(move || copy(&from, &to)).await.unwrap();
+            backups.push((turn, before));
+        }
+        enough.store(true, SeqCst);
+        backups
+    };
+    let (written, backups) = tokio::join!(write, back_up);
+    assert!(written > 100);
+    for (turn, before) in backups {
+        let (backup, restored) = (root.join(format!("backup-{turn}")), root.join(format!("restored-{turn}")));
+        let done = confold(&["restore", backup.to_str().unwrap(), restored.to_str().unwrap()]);
+        assert_eq!(done.code, 0, "{}", done.all());
+        let store = open(&restored).await;
+        let revision = store.handle().view().revision.0;
+        assert!((u64::from(before)..=u64::from(written)).contains(&revision), "{before} <= {revision} <= {written}");
+        let request = pb::GetRequest { path: format!("/vlans/{}", before - 1), ..Default::default() };
+        assert_eq!(store.api().get(request).await.unwrap().nodes.len(), 1);
+        let later = add("/devices", r#"{"id": "later"}"#);
+        store.api().commit(pb::CommitRequest { operations: vec![later], ..Default::default() }).await.unwrap();
+        store.close().await.unwrap();
+    }
+    // As a data folder, for a machine whose original is gone: the database is made anew.
+    let moved = root.join("moved");
+    fs::create_dir(&moved).unwrap();
+    copy(&root.join("backup-1"), &moved.join("log"));
+    let store = open(&moved).await;
+    assert!(store.handle().view().revision.0 >= 20);
+    store.close().await.unwrap();
+}
