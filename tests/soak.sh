@@ -3,7 +3,8 @@
 #
 #   tests/soak.sh cluster [SECONDS]    three replicas, three brokers, everything fails in turn (600)
 #   tests/soak.sh registers [ROUNDS]   recorded histories of 30 s under the same faults, one broker (20)
-#   tests/soak.sh fences [TIMES]       topics that lose their end or are made anew, at replicas (20)
+#   tests/soak.sh fences [TIMES]       topics that lose their end, get an unclean leader, or are made anew, at replicas (20)
+#   tests/soak.sh divergence [TIMES]   replicas that are wrong once or always, forged checkpoints, on a broker (20)
 #   tests/soak.sh poison [RECORDS]     records of strangers (10000)
 #
 #   tests/soak.sh kills [TIMES]        a server killed under eight writers (2000)
@@ -68,7 +69,7 @@ until_reached() { # COMMAND FIGURE WANTED TEST
 
 storm=cluster::three_replicas_lose_nothing_double_nothing_and_agree_whatever_fails
 case ${1:-help} in
-    cluster | registers | fences | poison) compose/kafka.sh fetch && need_go ;;
+    cluster | registers | fences | divergence | poison) compose/kafka.sh fetch && need_go ;;
 esac
 case ${1:-help} in
     cluster)
@@ -81,9 +82,16 @@ case ${1:-help} in
         ;;
     fences)
         export CONFOLD_SOAK_ROUNDS=5
+        until_reached unclean times "${2:-20}" three::a_replica_folds_nothing_of_a_branch_that_an_unclean_leader_began
         until_reached truncated times "${2:-20}" fences::a_replica_folds_nothing_of_a_topic_that_lost_what_it_had_folded
         until_reached anew times "${2:-20}" fences::a_replica_folds_nothing_of_a_topic_that_was_made_anew
         until_reached dropped times "${2:-20}" fences::a_topic_may_drop_what_was_folded_and_no_more
+        ;;
+    divergence)
+        export CONFOLD_SOAK_DIVERGENCES=5
+        until_reached once once "${2:-20}" fences::a_replica_that_was_wrong_once_stops_itself_and_names_mark_and_path
+        until_reached always wrong "${2:-20}" fences::a_replica_that_is_always_wrong_stops_itself_and_the_others_serve_on
+        until_reached forged forged "${2:-20}" fences::a_forged_checkpoint_on_the_topic_stops_nobody
         ;;
     poison)
         export CONFOLD_SOAK_POISON=10000

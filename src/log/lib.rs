@@ -248,6 +248,10 @@ pub enum LogError {
     #[error("the log cannot be reached: {what}; it goes on by itself once it can be")]
     Unreachable { what: String },
 
+    /// Wait, or see to what keeps the log: it goes on by itself, without a restart. Reading goes on.
+    #[error("the log takes no records now: {what}; it goes on by itself once it does")]
+    Refusing { what: String },
+
     /// Look for the record on the log, or hand the same bytes over again.
     #[error("whether the record reached the log is not known: {cause}")]
     Unsettled { cause: String },

@@ -153,6 +153,10 @@ impl Core {
             (ReplicaState::Serving, Err(error)) => {
                 self.stand.change(ReplicaState::Serving, ReplicaState::Degraded, error.to_string());
             }
+            // The cause may become known, or another one.
+            (ReplicaState::Degraded, Err(error)) if self.reading() => {
+                self.stand.change(ReplicaState::Degraded, ReplicaState::Degraded, error.to_string());
+            }
             (ReplicaState::Degraded, Ok(())) if self.reading() => {
                 self.stand.change(ReplicaState::Degraded, ReplicaState::CatchingUp, "");
                 self.serve_when_caught_up(&self.views.latest());

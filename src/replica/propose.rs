@@ -7,6 +7,7 @@
 use crate::core::Core;
 use crate::status::ReplicaState;
 use crate::step::Settlement;
+use crate::view::View;
 use bytes::Bytes;
 use confold_log::LogError;
 use confold_model::code::{Code, Rejection};
@@ -98,6 +99,9 @@ pub enum ProposeError {
     /// Split it into several.
     #[error("the event has {size} bytes, and the store takes at most {limit}: split it into several commits")]
     TooLarge { size: u64, limit: u64 },
+    /// Write where the log went. Copies that are on their way already are for the fold to refuse.
+    #[error("the log was sealed to be moved; where it goes on, it was opened again")]
+    Sealed,
     /// A withdrawal did not fit: the id is as open as before.
     #[error("the withdrawal was refused: {}", .0.detail)]
     Refused(Rejection),
@@ -109,6 +113,7 @@ impl ProposeError {
         match self {
             ProposeError::Unknown { .. } => Code::Unknown,
             ProposeError::TooLarge { .. } => Code::TooLarge,
+            ProposeError::Sealed => Code::Sealed,
             ProposeError::Refused(rejection) => rejection.code,
             ProposeError::Busy { .. } => Code::Unavailable,
             ProposeError::Unavailable { state, .. } => match state {
@@ -385,6 +390,10 @@ impl Core {
             return Err(ProposeError::Unavailable { state: standing.state, reason: standing.reason });
         }
         let view = self.views.latest();
+        let opens = matches!(proposal.body, Body::Open { .. });
+        if view.sealed && !opens && !self.may_be_decided(proposal.id, &view) {
+            return Err(ProposeError::Sealed);
+        }
         let id = match proposal.id {
             Some(id) => id,
             None => EventId { seen: view.position, nonce: self.desk.nonce().map_err(|error| self.unavailable(error))? },
@@ -420,6 +429,13 @@ impl Core {
                 Err(self.unavailable(error))
             }
         }
+    }
+
+    /// Whether the fold may have another answer to this id than that the log is over: that of a copy that came before the seal.
+    fn may_be_decided(&self, id: Option<EventId>, view: &View) -> bool {
+        let Some(id) = id else { return false };
+        let expires = view.position.next().0.saturating_sub(id.seen.0) > view.window;
+        expires || self.folder.lock().as_ref().is_none_or(|folder| folder.entry(&id).is_some())
     }
 
     fn unavailable(&self, reason: impl ToString) -> ProposeError {

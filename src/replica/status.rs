@@ -19,7 +19,7 @@ pub enum ReplicaState {
     /// Reads what was folded so far; takes no proposals.
     CatchingUp,
     Serving,
-    /// Reads go on, writes are refused: the log cannot be reached, or a disk is full.
+    /// Reads go on, writes are refused: the log cannot be reached, takes no records, or a disk is full.
     Degraded,
     /// The log is not the one that was folded.
     Fenced,

@@ -1,6 +1,7 @@
 //! F16, F17, F18, F21, F28: what a topic can do to a replica, and what strangers can write into it, on a real broker.
 //!
-//! `CONFOLD_SOAK_ROUNDS` says how often the topic is damaged, `CONFOLD_SOAK_POISON` how many poison records come.
+//! `CONFOLD_SOAK_ROUNDS` says how often the topic is damaged, `CONFOLD_SOAK_POISON` how many poison records come,
+//! `CONFOLD_SOAK_DIVERGENCES` how often replicas are made to differ.
 
 use crate::cluster::replicas::join;
 use crate::cluster::work::put;
@@ -23,23 +24,24 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often the topic is damaged.
 fn rounds() -> u64 {
-    variable("CONFOLD_SOAK_ROUNDS").unwrap_or(1)
+    variable("CONFOLD_SOAK_ROUNDS").unwrap_or(3)
 }
 
-struct Folder {
+pub struct Folder {
     dir: tempfile::TempDir,
     topic: String,
 }
 
 impl Folder {
     /// Of a store on this topic; begins it where it is not there.
-    async fn on(cluster: &'static Cluster, topic: &str) -> Folder {
+    pub async fn on(cluster: &'static Cluster, topic: &str) -> Folder {
         let folder = Folder { dir: tempfile::tempdir().unwrap(), topic: topic.to_owned() };
         let (data, topic) = (folder.data(), folder.topic.clone());
         tokio::task::spawn_blocking(move || join(&data, &cluster.bootstrap(), &topic)).await.unwrap();
@@ -50,11 +52,11 @@ impl Folder {
         self.dir.path().join("data")
     }
 
-    async fn open(&self) -> Result<Embedded, FolderError> {
+    pub async fn open(&self) -> Result<Embedded, FolderError> {
         Embedded::open(&self.data(), Options::default()).await
     }
 
-    async fn serve(&self) -> Embedded {
+    pub async fn serve(&self) -> Embedded {
         let store = self.open().await.unwrap();
         assert_eq!(store.handle().standing().borrow().state, ReplicaState::Serving);
         store
@@ -71,19 +73,19 @@ async fn begun(cluster: &'static Cluster) -> (Folder, Embedded) {
 }
 
 /// Commits one after the other, so that each is a batch of its own on the broker.
-async fn commit(store: &Embedded, values: std::ops::Range<u64>) {
+pub async fn commit(store: &Embedded, values: std::ops::Range<u64>) {
     for value in values {
         let operations = vec![put("/devices/d", value)];
         store.api().commit(pb::CommitRequest { operations, ..Default::default() }).await.unwrap();
     }
 }
 
-async fn status(store: &Embedded) -> pb::StatusResponse {
+pub async fn status(store: &Embedded) -> pb::StatusResponse {
     store.api().status(pb::StatusRequest::default()).await.unwrap()
 }
 
 /// Waits until a replica stands so, and gives its status.
-async fn until(store: &Embedded, state: ReplicaState) -> pb::StatusResponse {
+pub async fn until(store: &Embedded, state: ReplicaState) -> pb::StatusResponse {
     let mut standing = store.handle().standing();
     let reached = tokio::time::timeout(PATIENCE, standing.wait_for(|standing| standing.state == state)).await;
     assert!(reached.is_ok(), "{:?} is not {state:?}", store.handle().standing().borrow().state);
@@ -91,7 +93,7 @@ async fn until(store: &Embedded, state: ReplicaState) -> pb::StatusResponse {
 }
 
 /// Every 64 hex digits that stand in a text.
-fn digests(text: &str) -> Vec<&str> {
+pub fn digests(text: &str) -> Vec<&str> {
     text.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).collect()
 }
 
@@ -343,76 +345,143 @@ async fn two(cluster: &'static Cluster) -> (Folder, Folder, [Embedded; 2]) {
     (one, other, stores)
 }
 
+/// How often each divergence is made.
+fn divergences() -> u64 {
+    variable("CONFOLD_SOAK_DIVERGENCES").unwrap_or(1)
+}
+
+async fn all_serve(stores: &[Embedded]) {
+    let rested = at_rest(&stores.iter().map(Embedded::api).collect::<Vec<_>>()).await;
+    assert_eq!(rested.state(), pb::State::Serving, "{}", rested.reason);
+}
+
 // F28: somebody claims another state for a mark, in the name of a replica that does not exist.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_checkpoint_on_the_topic_stops_nobody() {
     let _alone = ALONE.lock().await;
-    let (_one, _other, stores) = two(one_broker()).await;
-    commit(&stores[0], 1..3).await;
-    let mut views = stores[0].handle().views();
-    let view = tokio::time::timeout(PATIENCE, views.wait_for(|view| view.mark.is_some()))
-        .await
-        .expect("a mark")
-        .unwrap()
-        .clone();
-    let forged = Checkpoint {
-        replica: [9; 16],
-        build: "0.0.0".into(),
-        level: LEVEL,
-        position: view.mark.unwrap().position,
-        chain: Hash::of(b"forged"),
-        state: Hash::of(b"forged"),
-        durable: view.position,
-    };
-    let event = event(view.incarnation, Body::Checkpoint(forged));
-    stores[1].handle().log().append(event.encode().into()).unwrap();
-    for store in &stores {
-        let mut views = store.handle().views();
-        let heard = views.wait_for(|view| view.checkpoints.iter().any(|row| row.checkpoint.replica == [9; 16]));
-        tokio::time::timeout(PATIENCE, heard).await.expect("it is folded").unwrap();
+    let times = divergences();
+    for _ in 0..times {
+        let (_one, _other, stores) = two(one_broker()).await;
+        commit(&stores[0], 1..3).await;
+        let mut views = stores[0].handle().views();
+        let view = tokio::time::timeout(PATIENCE, views.wait_for(|view| view.mark.is_some()))
+            .await
+            .expect("a mark")
+            .unwrap()
+            .clone();
+        let forged = Checkpoint {
+            replica: [9; 16],
+            build: "0.0.0".into(),
+            level: LEVEL,
+            position: view.mark.unwrap().position,
+            chain: Hash::of(b"forged"),
+            state: Hash::of(b"forged"),
+            durable: view.position,
+        };
+        let event = event(view.incarnation, Body::Checkpoint(forged));
+        stores[1].handle().log().append(event.encode().into()).unwrap();
+        for store in &stores {
+            let mut views = store.handle().views();
+            let heard = views.wait_for(|view| view.checkpoints.iter().any(|row| row.checkpoint.replica == [9; 16]));
+            tokio::time::timeout(PATIENCE, heard).await.expect("it is folded").unwrap();
+        }
+        commit(&stores[1], 3..6).await;
+        all_serve(&stores).await;
     }
-    commit(&stores[1], 3..6).await;
-    let rested = at_rest(&stores.iter().map(Embedded::api).collect::<Vec<_>>()).await;
-    assert_eq!(rested.state(), pb::State::Serving, "{}", rested.reason);
-    println!("SOAK forged=1 nobody stopped");
+    println!("SOAK forged={times} nobody stopped");
+}
+
+/// A third replica, whose log reads one record wrongly; how it stands once it has stopped.
+async fn wrong_replica(cluster: &'static Cluster, when: Wrong) -> (confold::replica::Standing, [Embedded; 2]) {
+    let (one, other, stores) = two(cluster).await;
+    let settings = ClientSettings::new(cluster.bootstrap());
+    let log = KafkaLog::open(confold_log_kafka::Options::new(settings, &one.topic)).unwrap();
+    let fired = Arc::new(AtomicBool::new(false));
+    let twisted = Twisted { log, when, fired: fired.clone() };
+    let wrong = Replica::open(Arc::new(twisted), Arc::new(MemoryStore::default()), options()).unwrap();
+    commit(&stores[0], 1..10).await;
+    // All three agree about a mark before.
+    let mut views = wrong.views();
+    let agreed = views.wait_for(|view| view.checkpoints.len() == 3);
+    tokio::time::timeout(PATIENCE, agreed).await.expect("three checkpoints").unwrap();
+    assert!(!fired.load(SeqCst));
+    // The record that it reads wrongly.
+    commit(&stores[1], 666..667).await;
+    let mut standing = wrong.standing();
+    let stopped = tokio::time::timeout(PATIENCE, standing.wait_for(|standing| standing.state.is_final())).await;
+    assert!(stopped.is_ok(), "{:?}", wrong.status().standing);
+    assert!(fired.load(SeqCst), "the fault fired");
+    let standing = wrong.status().standing;
+    assert_eq!(standing.state, ReplicaState::Quarantined, "{}", standing.reason);
+    assert!(standing.reason.contains("mark "), "{}", standing.reason);
+    commit(&stores[0], 10..12).await;
+    all_serve(&stores).await;
+    drop((one, other));
+    (standing, stores)
+}
+
+// F28: what one replica folded is not what stands on the log, once: folding again shows it, and where.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_wrong_once_stops_itself_and_names_mark_and_path() {
+    let _alone = ALONE.lock().await;
+    let times = divergences();
+    for _ in 0..times {
+        let (standing, _stores) = wrong_replica(one_broker(), Wrong::Once).await;
+        assert!(standing.reason.contains("/devices/d"), "{}", standing.reason);
+    }
+    println!("SOAK once={times} stopped itself and named mark and path; the others serve on");
 }
 
 // F28: a build that reads one record wrongly, the same way every time, against two that are right.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_is_always_wrong_stops_itself_and_the_others_serve_on() {
     let _alone = ALONE.lock().await;
-    let cluster = one_broker();
-    let (one, _other, stores) = two(cluster).await;
-    let settings = ClientSettings::new(cluster.bootstrap());
-    let log = KafkaLog::open(confold_log_kafka::Options::new(settings, &one.topic)).unwrap();
-    let wrong = Replica::open(Arc::new(Twisted(log)), Arc::new(MemoryStore::default()), options()).unwrap();
-    commit(&stores[0], 1..10).await;
-    // The record that it reads wrongly.
-    commit(&stores[1], 666..667).await;
-    let mut standing = wrong.standing();
-    let stopped = standing.wait_for(|standing| standing.state == ReplicaState::Quarantined);
-    let stopped = tokio::time::timeout(PATIENCE, stopped).await;
-    assert!(stopped.is_ok(), "{:?}", wrong.status().standing);
-    println!("SOAK wrong=1 stopped itself: {}", wrong.status().standing.reason);
-    commit(&stores[0], 10..12).await;
-    let rested = at_rest(&stores.iter().map(Embedded::api).collect::<Vec<_>>()).await;
-    assert_eq!(rested.state(), pb::State::Serving, "{}", rested.reason);
+    let times = divergences();
+    for _ in 0..times {
+        let (standing, _stores) = wrong_replica(one_broker(), Wrong::Always).await;
+        assert!(standing.reason.contains("2 others"), "{}", standing.reason);
+    }
+    println!("SOAK wrong={times} stopped itself and named the mark; the others serve on");
+}
+
+/// When a log reads wrongly.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    /// The first time only.
+    Once,
+    Always,
 }
 
 /// A log whose records say something else where they put 666, with digests that fit.
-struct Twisted(KafkaLog);
+struct Twisted {
+    log: KafkaLog,
+    when: Wrong,
+    /// Something was read wrongly.
+    fired: Arc<AtomicBool>,
+}
 
 struct TwistedReader {
     inner: Box<dyn Reader>,
     tip: Tip,
     from: Position,
+    is_right: bool,
+    fired: Arc<AtomicBool>,
 }
 
 impl Reader for TwistedReader {
     fn read(&mut self, max_records: usize, max_bytes: usize, wait: Duration) -> Result<Vec<Record>, LogError> {
-        let records = self.inner.read(max_records, max_bytes, wait)?;
-        let twisted = records.into_iter().map(|record| self.tip.record(record.time, twisted(&record.bytes)));
-        Ok(twisted.filter(|record| record.position >= self.from).collect())
+        let mut read = Vec::new();
+        for record in self.inner.read(max_records, max_bytes, wait)? {
+            let bytes = if self.is_right { record.bytes.clone() } else { twisted(&record.bytes) };
+            if bytes != record.bytes {
+                self.fired.store(true, SeqCst);
+            }
+            let record = self.tip.record(record.time, bytes);
+            if record.position >= self.from {
+                read.push(record);
+            }
+        }
+        Ok(read)
     }
 }
 
@@ -432,30 +501,31 @@ fn twisted(bytes: &Bytes) -> Bytes {
 
 impl Log for Twisted {
     fn transport_id(&self) -> [u8; 16] {
-        self.0.transport_id()
+        self.log.transport_id()
     }
 
     fn range(&self) -> Range {
-        self.0.range()
+        self.log.range()
     }
 
     fn append(&self, record: Bytes) -> Result<(), LogError> {
-        self.0.append(record)
+        self.log.append(record)
     }
 
     fn reader(&self, from: Position) -> Result<Box<dyn Reader>, LogError> {
-        Ok(Box::new(TwistedReader { inner: self.0.reader(Position(0))?, tip: Tip::START, from }))
+        let (is_right, fired) = (self.when == Wrong::Once && self.fired.load(SeqCst), self.fired.clone());
+        Ok(Box::new(TwistedReader { inner: self.log.reader(Position(0))?, tip: Tip::START, from, is_right, fired }))
     }
 
     fn fence(&self) -> Result<Fence, LogError> {
-        self.0.fence()
+        self.log.fence()
     }
 
     fn health(&self) -> Result<(), LogError> {
-        self.0.health()
+        self.log.health()
     }
 
     fn close(&self) {
-        self.0.close();
+        self.log.close();
     }
 }

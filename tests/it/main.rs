@@ -17,4 +17,5 @@ mod stores;
 mod supply;
 mod support;
 mod tidy;
+mod three;
 mod voltha;

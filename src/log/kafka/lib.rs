@@ -25,6 +25,7 @@ mod producer;
 mod reader;
 mod settings;
 mod shared;
+mod taking;
 mod topic;
 mod watch;
 
@@ -67,6 +68,8 @@ pub struct Options {
     pub queue_bytes: usize,
     /// A record that the brokers have not taken after this time is given up. It may stand on the log all the same.
     pub message_timeout: Duration,
+    /// While the brokers have confirmed nothing for so long although a record waits, new ones are refused.
+    pub confirm_within: Duration,
     /// A consumer that gives nothing for so long while the log holds more is made anew.
     pub stall: Duration,
     /// Id, partitions and settings of the topic are looked at so often.
@@ -89,6 +92,7 @@ impl Options {
             record_bytes: 16 << 20,
             queue_bytes: 64 << 20,
             message_timeout: Duration::from_secs(30),
+            confirm_within: Duration::from_secs(5),
             stall: Duration::from_secs(5),
             look_every: Duration::from_secs(60),
             open_wait: Duration::from_secs(10),
@@ -270,7 +274,7 @@ impl Log for KafkaLog {
         if !self.shared.begin_to_close() {
             return;
         }
-        let patience = match self.shared.unreachable() {
+        let patience = match self.shared.unreachable().or(self.shared.refusing()) {
             Some(_) => Duration::from_secs(1),
             None => self.shared.options.message_timeout.min(Duration::from_secs(10)),
         };

@@ -129,6 +129,12 @@ impl Admin {
         })
     }
 
+    /// How many copies of a topic have to be in sync before it is written to; `None` when this client may not see that.
+    pub(crate) fn least_in_sync(&self, topic: &str) -> Result<Option<usize>, TopicError> {
+        let settings = self.settings_of(topic)?;
+        Ok(settings.and_then(|settings| settings.get("min.insync.replicas")?.parse().ok()))
+    }
+
     /// Effective settings, defaults of the brokers included; `None` when this client may not see them.
     fn settings_of(&self, topic: &str) -> Result<Option<BTreeMap<String, String>>, TopicError> {
         let asked = ResourceSpecifier::Topic(topic);

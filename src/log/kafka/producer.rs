@@ -1,15 +1,17 @@
 //! Hands records to the brokers. A delivery report acknowledges nothing: it frees room in the queue, and where it says that a
-//! record failed, this is counted and told to nobody, since the record may stand on the log all the same.
+//! record failed, this is counted and told to nobody, since the record may stand on the log all the same. What reports do tell is
+//! whether the brokers take anything at all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use confold_log::LogError;
 use confold_model::ids::Hash;
 use confold_model::proto::Fields;
 use parking_lot::Mutex;
+use rdkafka::Message;
 use rdkafka::client::Client;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -22,6 +24,7 @@ use rdkafka::{ClientConfig, ClientContext};
 pub struct Events {
     /// Bytes handed over and not reported on yet.
     pub queued: AtomicUsize,
+    pub deliveries: Mutex<Deliveries>,
     /// Records that were reported on, whatever became of them.
     pub reported: AtomicU64,
     pub failed_deliveries: AtomicU64,
@@ -58,15 +61,97 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         let message = match result {
-            Ok(message) => message,
+            Ok(message) => {
+                self.0.deliveries.lock().delivered(Instant::now());
+                message
+            }
             Err((error, message)) => {
                 self.0.failed_deliveries.fetch_add(1, Relaxed);
                 tracing::debug!(%error, "a record was perhaps not delivered");
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                let record = message.payload().unwrap_or_default();
+                self.0.deliveries.lock().failed(code, record);
                 message
             }
         };
         self.0.queued.fetch_sub(message.payload_len(), SeqCst);
         self.0.reported.fetch_add(1, Relaxed);
+    }
+}
+
+/// Whether the brokers take records: how long they have taken none although some wait.
+#[derive(Default)]
+pub struct Deliveries {
+    /// Handed over and not reported on yet.
+    waiting: usize,
+    /// When the last record was delivered, or the first of those that wait was handed over. Set exactly while something waits or
+    /// is kept in `kept`.
+    since: Option<Instant>,
+    /// A record that was given up while the brokers answered. Handed over again, which is harmless (the fold knows event ids), it
+    /// shows when they take records again.
+    kept: Option<Bytes>,
+    /// What the brokers said to it, where that was for good.
+    refused: Option<RDKafkaErrorCode>,
+}
+
+impl Deliveries {
+    fn begun(&mut self, now: Instant) {
+        self.waiting += 1;
+        self.since.get_or_insert(now);
+    }
+
+    /// It was not handed over after all.
+    fn undone(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
+        if self.waiting == 0 && self.kept.is_none() {
+            self.since = None;
+        }
+    }
+
+    fn delivered(&mut self, now: Instant) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.kept = None;
+        self.refused = None;
+        self.since = (self.waiting > 0).then_some(now);
+    }
+
+    fn failed(&mut self, code: RDKafkaErrorCode, record: &[u8]) {
+        use RDKafkaErrorCode::*;
+        let forbidden = matches!(code, TopicAuthorizationFailed | ClusterAuthorizationFailed);
+        // Anything else is about this record, or about the client.
+        let not_taken = matches!(
+            code,
+            MessageTimedOut | RequestTimedOut | NotEnoughReplicas | NotEnoughReplicasAfterAppend | KafkaStorageError
+        );
+        if forbidden {
+            self.refused = Some(code);
+        }
+        if (forbidden || not_taken) && self.kept.is_none() {
+            self.kept = Some(Bytes::copy_from_slice(record));
+        }
+        self.undone();
+    }
+
+    /// The brokers were away: what was not delivered meanwhile says nothing of them now.
+    pub fn begin_anew(&mut self, now: Instant) {
+        self.kept = None;
+        self.refused = None;
+        self.since = (self.waiting > 0).then_some(now);
+    }
+
+    /// Whether nothing was delivered for so long although something waits.
+    pub fn stalled(&self, now: Instant, patience: Duration) -> bool {
+        self.since
+            .is_some_and(|since| now.saturating_duration_since(since) >= patience)
+    }
+
+    pub fn refused(&self) -> Option<RDKafkaErrorCode> {
+        self.refused
+    }
+
+    /// What is to be handed over again, once nothing else is under way.
+    pub fn to_try(&self) -> Option<Bytes> {
+        self.kept.clone().filter(|_| self.waiting == 0)
     }
 }
 
@@ -124,13 +209,24 @@ impl Producer {
                 limit: self.queue_bytes,
             });
         }
+        self.events.deliveries.lock().begun(Instant::now());
         let mut sent = self.try_send(&producer, record, time);
         if matches!(sent, Err(RDKafkaErrorCode::Fatal)) {
-            producer = self.renew(&producer)?;
-            sent = self.try_send(&producer, record, time);
+            sent = match self.renew(&producer) {
+                Ok(renewed) => {
+                    producer = renewed;
+                    self.try_send(&producer, record, time)
+                }
+                Err(error) => {
+                    self.events.queued.fetch_sub(size, SeqCst);
+                    self.events.deliveries.lock().undone();
+                    return Err(error);
+                }
+            };
         }
         sent.map_err(|error| {
             self.events.queued.fetch_sub(size, SeqCst);
+            self.events.deliveries.lock().undone();
             match error {
                 RDKafkaErrorCode::QueueFull => LogError::Full {
                     queued,
@@ -139,6 +235,10 @@ impl Producer {
                 RDKafkaErrorCode::MessageSizeTooLarge => LogError::TooLarge {
                     size,
                     limit: size.saturating_sub(1),
+                },
+                // The client remembers what the brokers said to an earlier one.
+                RDKafkaErrorCode::TopicAuthorizationFailed => LogError::Refusing {
+                    what: forbidden(&self.topic),
                 },
                 error => LogError::Unreachable {
                     what: format!("the Kafka client refused a record: {error}"),
@@ -208,6 +308,11 @@ impl Producer {
     }
 }
 
+/// What it means that the brokers allow no writing.
+pub fn forbidden(topic: &str) -> String {
+    format!("the brokers do not allow this user to write topic {topic}: grant it the operation Write on it")
+}
+
 fn make(config: &ClientConfig, events: &Arc<Events>) -> Result<Arc<BaseProducer<Context>>, KafkaError> {
     events.producers_made.fetch_add(1, Relaxed);
     BaseProducer::from_config_and_context(config, Context(events.clone())).map(Arc::new)
@@ -264,6 +369,48 @@ mod tests {
     use super::*;
     use confold_model::event::{Body, Event, FORMAT};
     use confold_model::ids::{EventId, Position};
+
+    #[test]
+    fn nothing_delivered_for_long_is_a_stall_and_anything_delivered_ends_it() {
+        let (patience, start) = (Duration::from_secs(5), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut deliveries = Deliveries::default();
+        assert!(!deliveries.stalled(at(1000), patience), "nothing waits");
+        deliveries.begun(at(0));
+        deliveries.begun(at(4));
+        assert!(!deliveries.stalled(at(4), patience));
+        assert!(deliveries.stalled(at(5), patience));
+        deliveries.delivered(at(6));
+        assert!(
+            !deliveries.stalled(at(10), patience),
+            "the other has waited for 4 s since"
+        );
+        assert!(deliveries.stalled(at(11), patience));
+        deliveries.failed(RDKafkaErrorCode::MessageTimedOut, b"one");
+        assert!(deliveries.stalled(at(12), patience), "giving up does not help");
+        assert_eq!(deliveries.to_try().as_deref(), Some(&b"one"[..]));
+        deliveries.begun(at(13));
+        assert_eq!(deliveries.to_try(), None, "it is under way");
+        assert!(deliveries.stalled(at(13), patience));
+        deliveries.delivered(at(14));
+        assert!(!deliveries.stalled(at(1000), patience));
+        assert_eq!(deliveries.to_try(), None);
+
+        deliveries.begun(at(20));
+        deliveries.failed(RDKafkaErrorCode::MessageSizeTooLarge, b"big");
+        assert!(!deliveries.stalled(at(1000), patience), "that was about this record");
+        deliveries.begun(at(30));
+        deliveries.undone();
+        assert!(!deliveries.stalled(at(1000), patience));
+
+        deliveries.begun(at(40));
+        deliveries.failed(RDKafkaErrorCode::TopicAuthorizationFailed, b"two");
+        assert_eq!(deliveries.refused(), Some(RDKafkaErrorCode::TopicAuthorizationFailed));
+        deliveries.begun(at(41));
+        deliveries.begin_anew(at(50));
+        assert_eq!((deliveries.refused(), deliveries.to_try()), (None, None));
+        assert!(!deliveries.stalled(at(54), patience) && deliveries.stalled(at(55), patience));
+    }
 
     #[test]
     fn the_key_is_the_event_id_or_the_hash_of_what_has_none() {

@@ -83,6 +83,7 @@ pub struct Shared {
     end: AtomicI64,
     fenced: OnceLock<String>,
     unreachable: Mutex<Option<String>>,
+    refusing: Mutex<Option<String>>,
     stage: Mutex<Stage>,
     ends_at: AtomicI64,
     idle: Mutex<Vec<Line>>,
@@ -151,6 +152,7 @@ impl Shared {
             end: AtomicI64::new(end),
             fenced: OnceLock::new(),
             unreachable: Mutex::default(),
+            refusing: Mutex::default(),
             stage: Mutex::new(Stage::Open),
             ends_at: AtomicI64::new(i64::MAX),
             idle: Mutex::default(),
@@ -304,6 +306,7 @@ impl Shared {
         match answer {
             Ok(()) => {
                 if unreachable.take().is_some() {
+                    self.events.deliveries.lock().begin_anew(Instant::now());
                     tracing::info!(log = self.name(), "the brokers can be reached again");
                 }
             }
@@ -316,13 +319,38 @@ impl Shared {
         }
     }
 
+    pub fn refusing(&self) -> Option<String> {
+        self.refusing.lock().clone()
+    }
+
+    /// Whether the brokers take records; they answer in any case.
+    pub fn set_taking(&self, answer: Result<(), String>) {
+        let mut refusing = self.refusing.lock();
+        match answer {
+            Ok(()) => {
+                if refusing.take().is_some() {
+                    tracing::info!(log = self.name(), "the brokers take records again");
+                }
+            }
+            Err(what) => {
+                if refusing.is_none() {
+                    tracing::warn!(log = self.name(), what, "the brokers take no records");
+                }
+                *refusing = Some(what);
+            }
+        }
+    }
+
     pub fn health(&self) -> Result<(), LogError> {
         if self.stage() != Stage::Open {
             return Err(LogError::Closed);
         }
         self.check()?;
-        match self.unreachable() {
-            Some(what) => Err(LogError::Unreachable { what }),
+        if let Some(what) = self.unreachable() {
+            return Err(LogError::Unreachable { what });
+        }
+        match self.refusing() {
+            Some(what) => Err(LogError::Refusing { what }),
             None => Ok(()),
         }
     }

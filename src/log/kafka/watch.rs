@@ -1,4 +1,5 @@
-//! Looks after the log while nobody asks: where it ends, whether its brokers can be reached, whether it is the same topic.
+//! Looks after the log while nobody asks: where it ends, whether its brokers can be reached and take records, whether it is the same
+//! topic.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -8,12 +9,13 @@ use crate::admin::Admin;
 use crate::notes;
 use crate::preflight::{Finding, Wanted};
 use crate::shared::{ASK, Shared};
+use crate::taking::Taking;
 
 /// The watch looks up so often, and whenever it is asked to.
 const TICK: Duration = Duration::from_millis(100);
 /// The range of the log is asked for so often at least.
 const PROBE: Duration = Duration::from_secs(2);
-/// While the brokers are away.
+/// While the brokers are away or take no records.
 const PROBE_AWAY: Duration = Duration::from_millis(250);
 /// How long the brokers may be silent before the log counts as unreachable.
 const PROBE_WAIT: Duration = Duration::from_secs(2);
@@ -26,6 +28,7 @@ pub fn run(shared: &Arc<Shared>) {
     let mut away = false;
     let mut shorter_since = None;
     let mut admin = None;
+    let mut taking = Taking::new();
     while !shared.stopping.load(SeqCst) {
         let asked = {
             let mut watch = shared.watch.lock();
@@ -39,7 +42,8 @@ pub fn run(shared: &Arc<Shared>) {
         }
         shared.serve_idle();
         let all_down = shared.events.all_down.lock().take();
-        let due = probed.elapsed() >= if away { PROBE_AWAY } else { PROBE };
+        let ill = away || shared.refusing().is_some();
+        let due = probed.elapsed() >= if ill { PROBE_AWAY } else { PROBE };
         if due || asked || all_down.is_some() {
             away = probe(shared, away, &mut shorter_since);
             probed = Instant::now();
@@ -48,6 +52,12 @@ pub fn run(shared: &Arc<Shared>) {
                 look(shared);
                 looked = Instant::now();
             }
+            if !away && (due || ill) {
+                taking.look(shared, &mut admin);
+            }
+        }
+        if shared.unreachable().is_none() {
+            taking.judge(shared);
         }
         if !away && looked.elapsed() >= shared.options.look_every {
             look(shared);

@@ -7,7 +7,7 @@ use confold_model::event::Body;
 use confold_model::fold::Outcome;
 use confold_model::ids::{EventId, Incarnation, Position};
 use confold_model::policy::{Policy, Right, Rule};
-use confold_replica::{Handle, Proposal};
+use confold_replica::{Handle, Proposal, ProposeError};
 
 const NEXT: Incarnation = Incarnation([0x42; 16]);
 
@@ -33,8 +33,9 @@ async fn a_sealed_log_takes_nothing_and_keeps_no_house_until_it_is_opened() {
     commit(&handle, put("a", "1")).await;
     assert_eq!(commit(&handle, Body::Seal).await.outcome, Outcome::Accepted);
     assert!(handle.view().sealed);
-    assert_eq!(code(&commit(&handle, put("a", "2")).await.outcome), Some(Code::Sealed));
     let end = world.log.range().end;
+    let refused = handle.submit(Proposal::new(put("a", "2")), SOON).err().unwrap();
+    assert_eq!((refused.clone(), refused.code()), (ProposeError::Sealed, Code::Sealed));
     for n in 1..10 {
         world.set_time(n * 100_000);
         handle.keep_house();
@@ -48,6 +49,40 @@ async fn a_sealed_log_takes_nothing_and_keeps_no_house_until_it_is_opened() {
     world.set_time(2_100_000);
     handle.keep_house();
     assert!(world.log.range().end > end, "house is kept again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_before_the_seal_is_still_answered_and_what_raced_with_it_is_refused_by_the_fold() {
+    let world = World::begun();
+    let handle = world.serving().await;
+    let id = EventId {
+        seen: handle.view().position,
+        nonce: nonce(1),
+    };
+    let before = Proposal {
+        id: Some(id),
+        ..Proposal::new(put("a", "1"))
+    };
+    let first = handle.propose(before.clone(), SOON).await.unwrap();
+    // Nobody sees the seal before its batch is in the store.
+    world.store.hold(true);
+    let seal = handle.submit(Proposal::new(Body::Seal), SOON).unwrap();
+    let raced = handle.submit(Proposal::new(put("a", "2")), SOON).unwrap();
+    world.store.hold(false);
+    assert_eq!(seal.settled().await.unwrap().outcome, Outcome::Accepted);
+    assert_eq!(code(&raced.settled().await.unwrap().outcome), Some(Code::Sealed));
+
+    let again = handle.propose(before, SOON).await.unwrap();
+    assert!(again.repeated);
+    assert_eq!((again.outcome, again.position), (Outcome::Accepted, first.position));
+    let other = Proposal {
+        id: Some(EventId {
+            nonce: nonce(2),
+            ..id
+        }),
+        ..Proposal::new(put("a", "3"))
+    };
+    assert_eq!(handle.submit(other, SOON).err(), Some(ProposeError::Sealed));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,6 +122,61 @@ fn seen(log: &KafkaLog) -> Seen {
     }
 }
 
+// F12: the brokers answer, and take nothing.
+#[test]
+fn brokers_that_answer_and_refuse_writes_are_known_before_the_next_append_and_when_they_take_them_again() {
+    for (refusal, words) in [
+        (
+            error::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+            "has confirmed no record for 1s",
+        ),
+        (
+            error::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+            "grant it the operation Write",
+        ),
+    ] {
+        let cluster = mock(1);
+        let log = KafkaLog::open(Options {
+            dev_unsafe: true,
+            message_timeout: Duration::from_millis(2500),
+            confirm_within: Duration::from_secs(1),
+            ..options(&cluster.bootstrap_servers(), TOPIC)
+        })
+        .unwrap();
+        let mut seen = seen(&log);
+        append_all(&log, numbered(0, 1));
+        until("it is confirmed", || log.health().is_ok());
+        seen.settle(&log, &numbered(0, 1).collect::<Vec<_>>(), DEADLINE);
+
+        cluster.request_errors(RDKafkaApiKey::Produce, &[refusal; 1000]);
+        append_all(&log, numbered(1, 1));
+        until("the log says that nothing is taken", || log.health().is_err());
+        let refused = log.append(numbered(2, 1).next().unwrap()).unwrap_err();
+        assert!(matches!(refused, LogError::Refusing { .. }), "{refused:?}");
+        assert!(refused.to_string().contains(words), "{refused}");
+        // The one that waited is given up, and tried again for as long as it takes.
+        until("it was given up twice", || log.counts().failed_deliveries >= 2);
+        assert!(matches!(log.health(), Err(LogError::Refusing { .. })));
+        assert_eq!(
+            seen.reader.read(1, usize::MAX, Duration::ZERO).unwrap(),
+            [],
+            "reading goes on"
+        );
+
+        cluster.clear_request_errors(RDKafkaApiKey::Produce);
+        until("the log takes records again", || log.health().is_ok());
+        seen.settle(
+            &log,
+            &numbered(1, 1).chain(numbered(3, 1)).collect::<Vec<_>>(),
+            DEADLINE,
+        );
+        assert!(
+            !seen.counts.contains_key(&numbered(2, 1).next().unwrap()),
+            "what was refused never comes"
+        );
+    }
+}
+
 // F13. The mock cluster answers some retries with success that it has not written: only reading tells.
 #[test]
 fn an_unknown_end_of_an_append_is_made_known_by_reading() {
