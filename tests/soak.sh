@@ -24,6 +24,7 @@
 #   tests/soak.sh repeats [EVENTS]     records that come again, simulated (10000000)
 #   tests/soak.sh seeds [SEEDS]        everything at once, simulated (20000)
 #
+#   tests/soak.sh fuzz [TARGET] [SECONDS]   every decoder of bytes from outside, or one of them (600 each)
 #   tests/soak.sh table                what was reached so far
 #
 # Results stand in $CONFOLD_SOAK_RESULTS, one line a run: when, commit, command, figures; by default in soak.tsv of the build folder.
@@ -175,6 +176,33 @@ case ${1:-help} in
             CONFOLD_FIRST_SEED=$((1000 + $(reached seeds seeds))) && export CONFOLD_FIRST_SEED
             run seeds sim::sim_thousand_seeds
         done
+        ;;
+    fuzz)
+        export CONFOLD_FUZZ_SECONDS=120
+        target="--test fuzz"
+        while read -r decoder test; do
+            case ${2:-$decoder} in
+                "$decoder") until_reached "fuzz-$decoder" seconds "${3:-600}" "$test" </dev/null ;;
+            esac
+        done <<TARGETS
+record model::a_record_has_one_form_or_is_refused
+fold model::the_fold_decides_every_record_and_decides_it_again_alike
+value model::a_value_becomes_canonical_or_is_refused
+object model::an_object_is_told_from_anything_else
+path model::a_path_has_one_text_or_is_refused
+schema model::a_descriptor_set_becomes_a_schema_or_is_refused
+policy model::a_policy_is_read_as_it_is_written
+segment log::a_folder_of_segments_is_a_log_or_is_refused
+origin log::an_origin_has_one_form_or_is_refused
+snapshot snapshot::a_snapshot_is_taken_in_whole_or_is_refused
+token wire::a_token_has_one_text_or_is_refused
+json wire::json_is_a_value_or_is_refused
+yaml wire::yaml_is_a_value_or_is_refused
+textproto wire::text_format_is_a_value_or_is_refused
+request wire::a_request_in_json_is_read_as_it_is_written
+source wire::a_schema_in_source_is_compiled_or_is_refused
+calls calls::every_call_is_answered_whatever_is_asked
+TARGETS
         ;;
     table)
         [ -e "$results" ] || { echo "no results in $results yet" && exit 0; }
