@@ -14,14 +14,20 @@ pub fn environment<'a>(asked: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> 
 
 /// Whoever compiles Rust has a C compiler, as the linker.
 fn compile() -> PathBuf {
-    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("preload-{}.so", std::process::id()));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (made, library) = (
+        folder.join(format!("preload-{}", std::process::id())),
+        folder.join("preload.so"),
+    );
     let source = repository().join("tests/it/faults/preload.c");
     let done = Command::new("cc")
         .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
-        .args([&library, &source])
+        .args([&made, &source])
         .arg("-ldl")
         .output();
     let done = done.unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    // In one step: another run may be using it.
+    std::fs::rename(made, &library).unwrap();
     library
 }

@@ -1,11 +1,14 @@
 //! F2: the process dies at each named step of the write path. F11: it is killed while it prunes and sweeps.
 
 use super::dying::{self, FOLDER, KNOWN, LIFE, PASSING, STEP, STEPS};
-use super::writers::{Writers, whole};
+use super::writers::{WRITERS, Writers, commit, new_id, walk, whole};
 use super::{Chance, number, store_for_writers};
 use crate::support::open;
 use confold::wire::pb;
 use confold_model::ids::{Position, Revision};
+use confold_model::objects::{Objects, references};
+use confold_store::Store;
+use confold_store_rocks::RocksStore;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
@@ -136,6 +139,37 @@ impl Lives {
             self.floor
         );
     }
+}
+
+/// Whoever looks at everything must see what is missing, or it proves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_missing_from_a_kept_tree_is_found_out() {
+    let lives = Lives::begin().await;
+    let store = open(&lives.data).await;
+    for turn in 0..WRITERS {
+        store
+            .api()
+            .commit(commit(turn, 1, new_id(1, turn, 7, 0)))
+            .await
+            .unwrap();
+    }
+    walk(store.handle());
+    store.close().await.unwrap();
+    {
+        let folder = lives.data.join("store");
+        let rocks = RocksStore::open(&folder, &confold_store_rocks::Options::default()).unwrap();
+        let root = rocks.head().unwrap().root;
+        let below = references(&rocks.object(&root).unwrap()).unwrap();
+        let container = below.iter().find(|hash| rocks.object(hash).is_ok()).unwrap();
+        rocks.delete_objects(&[*container]).unwrap();
+    }
+    let store = open(&lives.data).await;
+    let handle = store.handle().clone();
+    let walked = tokio::task::spawn_blocking(move || walk(&handle)).await;
+    assert!(
+        walked.is_err_and(|error| error.is_panic()),
+        "nothing seems to be missing"
+    );
 }
 
 enum Death<'a> {

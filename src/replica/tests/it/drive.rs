@@ -6,7 +6,7 @@ use confold_model::event::{Body, Checkpoint, LEVEL};
 use confold_model::fold::Outcome;
 use confold_model::ids::{EventId, Position, Revision};
 use confold_replica::{Options, Proposal, ProposeError, Replica, ReplicaState, WaitError};
-use confold_store::{Order, Store};
+use confold_store::{Order, Store, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -141,6 +141,41 @@ async fn an_unwell_log_degrades_and_it_serves_again_by_itself() {
     };
     tokio::time::timeout(SOON, again).await.unwrap();
     assert_eq!(commit(&handle, put("a", "2")).await.revision, Some(Revision(2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_is_waited_for_and_takes_the_same_batch_when_there_is_space() {
+    let world = World::begun();
+    let handle = world.serving().await;
+    commit(&handle, put("a", "1")).await;
+    world.store.faults.lock().commit = Some(StoreError::Full { what: "told to be full".to_owned() });
+    let mut waiting = Box::pin(handle.propose(Proposal::new(put("a", "2")), SOON));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    let mut standing = handle.standing();
+    let degraded = standing.wait_for(|now| now.state == ReplicaState::Degraded);
+    let reason = tokio::time::timeout(SOON, degraded).await.unwrap().unwrap().reason.clone();
+    assert!(reason.contains("told to be full"), "{reason}");
+    assert_eq!(description(&handle.view().tree, "a", &*handle.objects()).as_deref(), Some("1"), "reads go on");
+    let refused = handle.propose(Proposal::new(put("a", "3")), SOON).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::Unavailable { state: ReplicaState::Degraded, .. }), "{refused}");
+    world.store.faults.lock().commit = None;
+    assert_eq!(waiting.await.unwrap().revision, Some(Revision(2)));
+    serving(&handle).await;
+    assert_eq!(commit(&handle, put("a", "3")).await.revision, Some(Revision(3)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_a_reader_meets_stops_the_replica() {
+    let world = World::begun();
+    let handle = world.serving().await;
+    commit(&handle, put("a", "1")).await;
+    let rows = || handle.store().revisions(Revision(0)..=Revision(9), Order::Ascending, 9);
+    assert_eq!(rows().unwrap().len(), 1);
+    world.store.faults.lock().rows = Some(StoreError::damaged("told to rot"));
+    assert!(rows().unwrap_err().is_damage());
+    let standing = stopped(&handle).await;
+    assert_eq!(standing.state, ReplicaState::Quarantined);
+    assert!(standing.reason.contains("told to rot"), "{}", standing.reason);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -215,6 +215,8 @@ pub struct Faulty {
 #[derive(Default)]
 pub struct Faults {
     pub commit: Option<StoreError>,
+    /// What history rows say.
+    pub rows: Option<StoreError>,
     /// So many reads of objects fail.
     pub reads: u64,
     pub panic_on_read: bool,
@@ -295,6 +297,9 @@ impl Store for Faulty {
     }
 
     fn revisions(&self, range: RangeInclusive<Revision>, order: Order, limit: usize) -> Result<Vec<RevisionRow>, StoreError> {
+        if let Some(error) = self.faults.lock().rows.clone() {
+            return Err(error);
+        }
         self.inner.revisions(range, order, limit)
     }
 
