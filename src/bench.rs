@@ -52,12 +52,17 @@ pub async fn run(part: Part, load: &Load) -> Result<Option<Measured>, Failure> {
 }
 
 /// Writes records as proposers would, one event id after the other.
-struct Author {
+pub struct Author {
     incarnation: Incarnation,
     turn: u64,
 }
 
 impl Author {
+    /// Records for the log of this life.
+    pub fn new(incarnation: Incarnation) -> Author {
+        Author { incarnation, turn: 0 }
+    }
+
     fn record(&mut self, at: u64, body: Body<'_>) -> Vec<u8> {
         let intention = self.mint(at);
         let without_id = matches!(body, Body::Genesis(_));
@@ -80,7 +85,8 @@ impl Author {
         Proposal { id: Some(id), intent, author: "bench".into(), ..Proposal::new(puts([item])) }
     }
 
-    fn put(&mut self, at: u64, items: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
+    /// One commit that puts these children, proposed with everything before position `at` seen.
+    pub fn put(&mut self, at: u64, items: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
         self.record(at, puts(items))
     }
 
@@ -109,7 +115,8 @@ const CHILDREN_AT_ONCE: u64 = 10_000;
 /// Records that wait on the log to be folded.
 const AHEAD: u64 = 1 << 16;
 
-fn apply(state: &mut State, record: &[u8]) -> Result<(), Failure> {
+/// Folds a record that must not be refused.
+pub fn apply(state: &mut State, record: &[u8]) -> Result<(), Failure> {
     match fold::apply(state, Time(1), record, &NoObjects).map_err(internal)?.outcome {
         fold::Outcome::Accepted | fold::Outcome::Unchanged => Ok(()),
         other => Err(internal(format!("the benchmark's own event was refused: {other:?}"))),
@@ -117,7 +124,7 @@ fn apply(state: &mut State, record: &[u8]) -> Result<(), Failure> {
 }
 
 /// A store's state in memory, with the load's children.
-fn state_in_memory(author: &mut Author, load: &Load) -> Result<State, Failure> {
+pub fn state_in_memory(author: &mut Author, load: &Load) -> Result<State, Failure> {
     let mut state = State::new();
     let genesis = Genesis {
         log_id: [7; 16],
@@ -144,7 +151,7 @@ fn state_in_memory(author: &mut Author, load: &Load) -> Result<State, Failure> {
 
 /// Events of one update each, with a root for every event, on one thread and without any disk.
 fn fold_in_memory(load: &Load) -> Result<Measured, Failure> {
-    let mut author = Author { incarnation: Incarnation([7; 16]), turn: 0 };
+    let mut author = Author::new(Incarnation([7; 16]));
     let mut state = state_in_memory(&mut author, load)?;
     let mut recorder = Recorder::new();
     let mut took = Duration::ZERO;
@@ -175,7 +182,7 @@ fn fold_in_memory(load: &Load) -> Result<Measured, Failure> {
 
 /// What ten scattered updates changed, found by comparing the tree before with the tree after.
 fn diff_in_memory(load: &Load) -> Result<Measured, Failure> {
-    let mut author = Author { incarnation: Incarnation([7; 16]), turn: 0 };
+    let mut author = Author::new(Incarnation([7; 16]));
     let mut state = state_in_memory(&mut author, load)?;
     let before = state.tree().clone();
     let touched: BTreeSet<u64> = (1..=10).map(|turn| bench::scattered(turn) % load.children).collect();
@@ -310,7 +317,7 @@ async fn durable_fold(load: &Load) -> Result<Measured, Failure> {
 /// Hands records to the log of a new store for the load's time, and waits until all of them are folded.
 async fn write_through(store: &Embedded, log_id: [u8; 16], load: &Load) -> Result<Measured, Failure> {
     let handle = store.handle().clone();
-    let mut author = Author { incarnation: Incarnation(log_id), turn: 0 };
+    let mut author = Author::new(Incarnation(log_id));
     let folded = |revision: u64| {
         let mut views = handle.views();
         async move {
