@@ -183,11 +183,12 @@ case ${1:-help} in
         done
         ;;
     fuzz)
-        export CONFOLD_FUZZ_SECONDS=120
+        seconds=${3:-600}
+        export CONFOLD_FUZZ_SECONDS=$((seconds < 120 ? seconds : 120))
         target="--test fuzz"
         while read -r decoder test; do
             case ${2:-$decoder} in
-                "$decoder") until_reached "fuzz-$decoder" seconds "${3:-600}" "$test" </dev/null ;;
+                "$decoder") until_reached "fuzz-$decoder" seconds "$seconds" "$test" </dev/null ;;
             esac
         done <<TARGETS
 record model::a_record_has_one_form_or_is_refused

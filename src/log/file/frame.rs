@@ -223,3 +223,73 @@ pub fn take<const N: usize>(fields: &mut &[u8]) -> [u8; N] {
     fields.copy_to_slice(&mut out);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header with a right checksum, whatever it says.
+    fn summed(length: u32, count: u32, first: u64) -> Vec<u8> {
+        let mut header = Vec::new();
+        header.put_slice(BATCH_MAGIC);
+        header.put_u32(length);
+        header.put_u32(count);
+        header.put_u64(first);
+        header.put_slice(&[7; 32]);
+        header.put_u32(9);
+        header.put_u32(crc32c::crc32c_append(5, &header));
+        header
+    }
+
+    // What a length or a count leads to (memory, the next header) happens only where the writer can have written it.
+    #[test]
+    fn a_batch_header_is_believed_only_where_its_numbers_fit_together() {
+        let most = BATCH_MAX as u32;
+        for (length, count, first) in [(12, 1, 0), (most, 1, 0), (36, 3, 0), (35, 2, 0), (12, 1, u64::MAX - 1)] {
+            let header = BatchHeader::decode(5, &summed(length, count, first)).unwrap();
+            assert_eq!(
+                (header.length, header.count, header.first),
+                (length as usize, count, Position(first))
+            );
+            assert_eq!((header.digest, header.body_sum), (Hash([7; 32]), 9));
+            assert_eq!(
+                (header.size(), header.end()),
+                (60 + length as usize, Position(first + u64::from(count)))
+            );
+        }
+        for (length, count, first) in [
+            (12, 0, 0),
+            (0, 0, 0),
+            (most + 1, 1, 0),
+            (11, 1, 0),
+            (35, 3, 0),
+            (12, u32::MAX, 0),
+            (12, 1, u64::MAX),
+            (36, 3, u64::MAX - 2),
+        ] {
+            assert_eq!(
+                BatchHeader::decode(5, &summed(length, count, first)),
+                None,
+                "{length} {count} {first}"
+            );
+        }
+        let sound = summed(12, 1, 0);
+        assert_eq!(BatchHeader::decode(6, &sound), None, "of another segment");
+        for end in 0..BATCH_HEADER {
+            assert_eq!(BatchHeader::decode(5, &sound[..end]), None, "{end} bytes");
+        }
+    }
+
+    #[test]
+    fn a_body_is_sound_with_its_length_and_its_checksum_together() {
+        let body = b"twelve bytes";
+        let header = BatchHeader {
+            body_sum: crc32c::crc32c_append(5, body),
+            ..BatchHeader::decode(5, &summed(12, 1, 0)).unwrap()
+        };
+        assert!(header.body_is_sound(5, body));
+        assert!(!header.body_is_sound(6, body) && !header.body_is_sound(5, b"twelve Bytes"));
+        let longer = BatchHeader { length: 13, ..header };
+        assert!(!longer.body_is_sound(5, body), "a right checksum over another length");
+    }
+}
