@@ -4,7 +4,7 @@
 use crate::Embedded;
 use crate::config::Kafka;
 use crate::folder::{self, DEFAULT_RETENTION, OnKafka};
-use crate::local::{failure, internal};
+use crate::local::{failure, internal, serve_here};
 use bytes::Bytes;
 use confold_cli::Failure;
 use confold_cli::bench::{self, Load, Measured, Part, Recorder};
@@ -13,6 +13,7 @@ use confold_log_kafka::{Admin, Bare, ClientSettings, NewTopic, TopicError};
 use confold_model::event::{
     Body, Commit, Event, FORMAT, Genesis, LEVEL, Limits, Operation, OperationKind, RetentionPolicy, WINDOW,
 };
+use confold_model::diff::{self, NoSchema};
 use confold_model::fold;
 use confold_model::ids::{EventId, Hash, Incarnation, Position, Time};
 use confold_model::objects::NoObjects;
@@ -20,9 +21,13 @@ use confold_model::path::{Path, Step};
 use confold_model::state::State;
 use confold_replica::{Begin, Options, Proposal};
 use confold_server::echo;
-use std::collections::VecDeque;
+use confold_wire::pb;
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::path::Path as FilePath;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 /// `None` for the parts that any server can be asked.
 pub async fn run(part: Part, load: &Load) -> Result<Option<Measured>, Failure> {
@@ -36,6 +41,12 @@ pub async fn run(part: Part, load: &Load) -> Result<Option<Measured>, Failure> {
         Part::Bare { in_flight } => Some(bare_kafka(load, in_flight).await?),
         Part::InProcess { in_flight } => Some(commits_in_process(load, in_flight).await?),
         Part::NewReplica => Some(new_replica(load).await?),
+        Part::HttpReads { clients } => Some(http_reads(load, clients).await?),
+        Part::OpenAndRead => Some(open_and_read(load).await?),
+        Part::Diff => {
+            let load = load.clone();
+            Some(tokio::task::spawn_blocking(move || diff_in_memory(&load)).await.map_err(internal)??)
+        }
         _ => None,
     })
 }
@@ -98,16 +109,16 @@ const CHILDREN_AT_ONCE: u64 = 10_000;
 /// Records that wait on the log to be folded.
 const AHEAD: u64 = 1 << 16;
 
-/// Events of one update each, with a root for every event, on one thread and without any disk.
-fn fold_in_memory(load: &Load) -> Result<Measured, Failure> {
-    let mut author = Author { incarnation: Incarnation([7; 16]), turn: 0 };
+fn apply(state: &mut State, record: &[u8]) -> Result<(), Failure> {
+    match fold::apply(state, Time(1), record, &NoObjects).map_err(internal)?.outcome {
+        fold::Outcome::Accepted | fold::Outcome::Unchanged => Ok(()),
+        other => Err(internal(format!("the benchmark's own event was refused: {other:?}"))),
+    }
+}
+
+/// A store's state in memory, with the load's children.
+fn state_in_memory(author: &mut Author, load: &Load) -> Result<State, Failure> {
     let mut state = State::new();
-    let apply = |state: &mut State, record: &[u8]| {
-        fold::apply(state, Time(1), record, &NoObjects).map_err(internal).and_then(|applied| match applied.outcome {
-            fold::Outcome::Accepted | fold::Outcome::Unchanged => Ok(()),
-            other => Err(internal(format!("the benchmark's own event was refused: {other:?}"))),
-        })
-    };
     let genesis = Genesis {
         log_id: [7; 16],
         store_name: "bench".into(),
@@ -128,6 +139,13 @@ fn fold_in_memory(load: &Load) -> Result<Measured, Failure> {
     }
     state.tree().unpersisted(&mut |_, _| ());
     state.take_edits();
+    Ok(state)
+}
+
+/// Events of one update each, with a root for every event, on one thread and without any disk.
+fn fold_in_memory(load: &Load) -> Result<Measured, Failure> {
+    let mut author = Author { incarnation: Incarnation([7; 16]), turn: 0 };
+    let mut state = state_in_memory(&mut author, load)?;
     let mut recorder = Recorder::new();
     let mut took = Duration::ZERO;
     let mut turn = 0;
@@ -155,6 +173,121 @@ fn fold_in_memory(load: &Load) -> Result<Measured, Failure> {
     Ok(Measured { note: format!("{} children, a root for every event", load.children), ..recorder.measured(took) })
 }
 
+/// What ten scattered updates changed, found by comparing the tree before with the tree after.
+fn diff_in_memory(load: &Load) -> Result<Measured, Failure> {
+    let mut author = Author { incarnation: Incarnation([7; 16]), turn: 0 };
+    let mut state = state_in_memory(&mut author, load)?;
+    let before = state.tree().clone();
+    let touched: BTreeSet<u64> = (1..=10).map(|turn| bench::scattered(turn) % load.children).collect();
+    let at = state.next_position().0;
+    apply(&mut state, &author.put(at, touched.iter().map(|index| bench::item(*index, 1, load))))?;
+    let after = state.tree();
+    let mut recorder = Recorder::new();
+    let began = Instant::now();
+    while began.elapsed() < load.duration {
+        let asked = Instant::now();
+        let (changes, _) = diff::changes(&before, after, &NoSchema, &diff::Options::default(), &NoObjects).map_err(internal)?;
+        recorder.record(asked);
+        if changes.len() != touched.len() {
+            return Err(internal(format!("{} changes were found, and {} made", changes.len(), touched.len())));
+        }
+    }
+    Ok(Measured { note: format!("{} children", load.children), ..recorder.measured(began.elapsed()) })
+}
+
+/// A new store in a folder, with the load's children and nothing more.
+async fn filled(data: &FilePath, load: &Load) -> Result<Embedded, Failure> {
+    let begin = Begin { retention: DEFAULT_RETENTION, ..Begin::default() };
+    let log_id = folder::create(data, "bench", &begin).map_err(failure)?;
+    let store = Embedded::open(data, Options::default()).await.map_err(failure)?;
+    write_through(&store, log_id, &Load { duration: Duration::ZERO, ..load.clone() }).await?;
+    Ok(store)
+}
+
+fn get(index: u64) -> pb::GetRequest {
+    pb::GetRequest { path: bench::path(index), ..Default::default() }
+}
+
+/// From the call that opens a data folder, closed in order before, to the first leaf read from it.
+async fn open_and_read(load: &Load) -> Result<Measured, Failure> {
+    let dir = tempfile::tempdir().map_err(internal)?;
+    let data = dir.path().join("data");
+    filled(&data, load).await?.close().await.map_err(failure)?;
+    let mut recorder = Recorder::new();
+    let mut took = Duration::ZERO;
+    let mut turn = 0;
+    while took < load.duration {
+        turn += 1;
+        let asked = Instant::now();
+        let store = Embedded::open(&data, Options::default()).await.map_err(failure)?;
+        store.api().get(get(bench::scattered(turn) % load.children)).await?;
+        recorder.record(asked);
+        took += asked.elapsed();
+        store.close().await.map_err(failure)?;
+    }
+    Ok(Measured { note: format!("{} children", load.children), ..recorder.measured(took) })
+}
+
+/// Leaves read with GET, each client on a connection of its own, against a server in this process.
+async fn http_reads(load: &Load, clients: usize) -> Result<Measured, Failure> {
+    let dir = tempfile::tempdir().map_err(internal)?;
+    let store = filled(&dir.path().join("data"), load).await?;
+    let (address, stop) = serve_here(&store).await?;
+    let (load, began) = (load.clone(), Instant::now());
+    let tasks: Vec<_> = (0..clients as u64)
+        .map(|client| {
+            let load = load.clone();
+            tokio::spawn(async move {
+                let mut connection = BufReader::new(TcpStream::connect(address).await?);
+                connection.get_ref().set_nodelay(true)?;
+                let mut recorder = Recorder::new();
+                for turn in 0.. {
+                    if began.elapsed() >= load.duration {
+                        break;
+                    }
+                    let index = bench::scattered(turn * clients as u64 + client) % load.children;
+                    let asked = Instant::now();
+                    http_get(&mut connection, &format!("/v1/get?path={}", bench::path(index))).await?;
+                    recorder.record(asked);
+                }
+                Ok::<_, io::Error>(recorder)
+            })
+        })
+        .collect();
+    let mut all = Recorder::new();
+    for task in tasks {
+        all.merge(&task.await.map_err(internal)?.map_err(internal)?);
+    }
+    let took = began.elapsed();
+    drop(stop);
+    store.close().await.map_err(failure)?;
+    Ok(all.measured(took))
+}
+
+/// One request on a connection that stays open, and its answer read whole.
+async fn http_get(connection: &mut BufReader<TcpStream>, path: &str) -> io::Result<()> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    connection.get_mut().write_all(request.as_bytes()).await?;
+    let (mut line, mut length, mut first) = (String::new(), None, true);
+    loop {
+        line.clear();
+        connection.read_line(&mut line).await?;
+        if first && !line.starts_with("HTTP/1.1 200") {
+            return Err(io::Error::other(format!("the server answered {:?}", line.trim())));
+        }
+        first = false;
+        match line.trim().split_once(':') {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.trim().parse().ok(),
+            Some(_) => {}
+            None if line.trim().is_empty() => break,
+            None => {}
+        }
+    }
+    let length: usize = length.ok_or_else(|| io::Error::other("the server did not say how long its answer is"))?;
+    connection.read_exact(&mut vec![0; length]).await?;
+    Ok(())
+}
+
 /// The same with file log and RocksDB: from the records handed to the log until all of them are folded and in the store.
 async fn durable_fold(load: &Load) -> Result<Measured, Failure> {
     let folder = tempfile::tempdir().map_err(internal)?;
@@ -162,9 +295,16 @@ async fn durable_fold(load: &Load) -> Result<Measured, Failure> {
     let begin = Begin { retention: DEFAULT_RETENTION, ..Begin::default() };
     let log_id = folder::create(&data, "bench", &begin).map_err(failure)?;
     let store = Embedded::open(&data, Options::default()).await.map_err(failure)?;
-    let recorder = write_through(&store, log_id, load).await?;
+    let measured = write_through(&store, log_id, load).await?;
     store.close().await.map_err(failure)?;
-    Ok(Measured { note: format!("{} children, file log and RocksDB", load.children), ..recorder })
+    let of = |name: &str| measured.counted.get(name).copied().unwrap_or_default();
+    let note = format!(
+        "{} children, file log and RocksDB; {:.0} bytes in {:.1} puts an event",
+        load.children,
+        of("store_bytes_per_event"),
+        of("store_puts_per_event")
+    );
+    Ok(Measured { note, ..measured })
 }
 
 /// Hands records to the log of a new store for the load's time, and waits until all of them are folded.
@@ -201,6 +341,7 @@ async fn write_through(store: &Embedded, log_id: [u8; 16], load: &Load) -> Resul
     let mut turn = 0;
     let mut at = handle.view().position.0;
     let mut recorder = Recorder::new();
+    let handed_down = handle.store().stats();
     let began = Instant::now();
     while began.elapsed() < load.duration {
         for _ in 0..1_024 {
@@ -214,7 +355,14 @@ async fn write_through(store: &Embedded, log_id: [u8; 16], load: &Load) -> Resul
         at = handle.view().position.0;
     }
     folded(before + turn).await?;
-    Ok(recorder.measured(began.elapsed()))
+    let took = began.elapsed();
+    let stats = handle.store().stats();
+    let per_event = |now: u64, then: u64| (now - then) as f64 / turn.max(1) as f64;
+    let counted = [
+        ("store_puts_per_event", per_event(stats.puts, handed_down.puts)),
+        ("store_bytes_per_event", per_event(stats.bytes, handed_down.bytes)),
+    ];
+    Ok(Measured { counted: counted.into(), ..recorder.measured(took) })
 }
 
 /// A topic for one measurement, removed when dropped.

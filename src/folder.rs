@@ -288,6 +288,18 @@ pub fn open(dir: &Path, options: Options) -> Result<Opened, FolderError> {
 
 /// The same; with `dev_unsafe` an alarm is enough where a topic would be refused and every broker is on this machine.
 pub fn open_as(dir: &Path, options: Options, dev_unsafe: bool) -> Result<Opened, FolderError> {
+    let opened = open_once(dir, options.clone(), dev_unsafe);
+    let Err(FolderError::Open(OpenError::Store(error))) = &opened else { return opened };
+    if !error.is_damage() {
+        return opened;
+    }
+    // Damage that shows when the fold's state is read is as good as damage that shows before.
+    let marker = dir.join(REBUILD);
+    std::fs::write(&marker, error.to_string()).map_err(|error| FolderError::Io(marker, error))?;
+    open_once(dir, options, dev_unsafe)
+}
+
+fn open_once(dir: &Path, options: Options, dev_unsafe: bool) -> Result<Opened, FolderError> {
     let place = place(dir)?;
     if let Some(reason) = stopped_for(dir) {
         return Err(FolderError::Stopped(dir.to_owned(), reason));

@@ -383,6 +383,19 @@ fn protection(given: Protection, config: &config::Server) -> Protection {
     Protection { tls, require_token: given.require_token || config.require_token, insecure: given.insecure || config.insecure }
 }
 
+/// Serves a store on a free port of this machine, until what comes with the address is dropped.
+pub async fn serve_here(store: &Embedded) -> Result<(SocketAddr, tokio::sync::oneshot::Sender<()>), Failure> {
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let handle = store.handle().clone();
+    let biggest = handle.view().limits.max_event_bytes;
+    let health = move || vec![health_of(&handle)];
+    let server = listen(store.gate(), Arc::new(health), biggest, free, Protection::default(), true).await?;
+    let address = server.local_addr();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(server.run(async { _ = stopped.await }));
+    Ok((address, stop))
+}
+
 async fn listen(
     gate: Arc<dyn Gate>,
     health: Arc<dyn HealthSource>,

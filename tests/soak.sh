@@ -14,7 +14,17 @@
 #   tests/soak.sh prune [TIMES]        a process killed while it prunes and sweeps (500)
 #   tests/soak.sh syncs [TIMES]        a sync that fails (200)
 #   tests/soak.sh full [TIMES]         a disk that is full, as root (50)
+#   tests/soak.sh cuts [CUTS]          a log cut at every byte (65536)
+#   tests/soak.sh flips [FLIPS]        bits flipped in a log (20000)
+#   tests/soak.sh rot [COPIES]         files of the database that rot or go missing (1000)
+#   tests/soak.sh folders [RUNS]       folders put where they do not belong (50)
+#   tests/soak.sh clocks [ROUNDS]      clocks that jump by a year (20)
+#   tests/soak.sh pauses [PAUSES]      a server stopped for up to 30 s (50)
+#   tests/soak.sh memory [TIMES]       a server that runs out of memory (20)
+#   tests/soak.sh repeats [EVENTS]     records that come again, simulated (10000000)
+#   tests/soak.sh seeds [SEEDS]        everything at once, simulated (20000)
 #
+#   tests/soak.sh fuzz [TARGET] [SECONDS]   every decoder of bytes from outside, or one of them (600 each)
 #   tests/soak.sh table                what was reached so far
 #
 # Results stand in $CONFOLD_SOAK_RESULTS, one line a run: when, commit, command, figures; by default in soak.tsv of the build folder.
@@ -36,11 +46,12 @@ reached() { # COMMAND FIGURE
         END { printf "%d\n", sum }' "$results"
 }
 
-# Runs one test and keeps the line that it prints.
+# Runs one test and keeps the line that it prints. $target is where it is.
+target="--test it"
 run() { # COMMAND TEST
     out=$(mktemp)
     began=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-    if ! cargo test --locked --release -q --workspace --test it -- --exact --nocapture "$2" >"$out" 2>&1; then
+    if ! cargo test --locked --release -q --workspace $target -- --exact --nocapture "$2" >"$out" 2>&1; then
         printf '%s\t%s\t%s\tFAILED see %s\n' "$began" "$commit" "$1" "$out" | tee -a "$results"
         exit 1
     fi
@@ -120,6 +131,78 @@ case ${1:-help} in
     full)
         export CONFOLD_FILLS=6
         until_reached full fills "${2:-50}" faults::full::on_a_full_disk_reads_go_on_and_writes_come_back_by_themselves
+        ;;
+    cuts)
+        target="--test damage"
+        until_reached cuts cuts "${2:-65536}" a_log_cut_at_any_byte_keeps_its_whole_batches
+        ;;
+    flips)
+        target="--test damage" && export CONFOLD_FLIPS=2000
+        while [ "$(reached flips flips)" -lt "${2:-20000}" ]; do
+            CONFOLD_SEED=$(reached flips flips) && export CONFOLD_SEED
+            run flips every_flipped_bit_is_found_or_stands_in_the_last_batch
+        done
+        ;;
+    rot)
+        until_reached rot copies "${2:-1000}" faults::rot::a_database_that_rots_is_built_anew_or_gives_the_right_answers
+        ;;
+    folders)
+        until_reached folders runs "${2:-50}" faults::folders::a_folder_that_is_not_the_one_it_was_replays_or_refuses_by_name
+        ;;
+    clocks)
+        export CONFOLD_CLOCKS=5
+        until_reached clocks rounds "${2:-20}" faults::clock::clocks_that_jump_change_no_root_and_times_never_go_back
+        ;;
+    pauses)
+        export CONFOLD_PAUSES=10 CONFOLD_LONGEST_PAUSE_MS=30000
+        until_reached pauses pauses "${2:-50}" faults::pause::after_a_pause_no_read_is_old_and_no_write_is_lost
+        ;;
+    memory)
+        export CONFOLD_MEMORY_LIMITS=5
+        until_reached memory times "${2:-20}" \
+            faults::pause::a_server_that_runs_out_of_memory_loses_nothing_that_was_acknowledged
+        ;;
+    repeats)
+        target=--lib
+        while [ "$(reached repeats events)" -lt "${2:-10000000}" ]; do
+            CONFOLD_SEED=$(reached repeats events) && export CONFOLD_SEED
+            run repeats sim::sim_on_a_long_log_late_repeats_change_nothing
+        done
+        ;;
+    seeds)
+        target=--lib && export CONFOLD_SEEDS=1000
+        while [ "$(reached seeds seeds)" -lt "${2:-20000}" ]; do
+            # The tests themselves have the first thousand.
+            CONFOLD_FIRST_SEED=$((1000 + $(reached seeds seeds))) && export CONFOLD_FIRST_SEED
+            run seeds sim::sim_thousand_seeds
+        done
+        ;;
+    fuzz)
+        export CONFOLD_FUZZ_SECONDS=120
+        target="--test fuzz"
+        while read -r decoder test; do
+            case ${2:-$decoder} in
+                "$decoder") until_reached "fuzz-$decoder" seconds "${3:-600}" "$test" </dev/null ;;
+            esac
+        done <<TARGETS
+record model::a_record_has_one_form_or_is_refused
+fold model::the_fold_decides_every_record_and_decides_it_again_alike
+value model::a_value_becomes_canonical_or_is_refused
+object model::an_object_is_told_from_anything_else
+path model::a_path_has_one_text_or_is_refused
+schema model::a_descriptor_set_becomes_a_schema_or_is_refused
+policy model::a_policy_is_read_as_it_is_written
+segment log::a_folder_of_segments_is_a_log_or_is_refused
+origin log::an_origin_has_one_form_or_is_refused
+snapshot snapshot::a_snapshot_is_taken_in_whole_or_is_refused
+token wire::a_token_has_one_text_or_is_refused
+json wire::json_is_a_value_or_is_refused
+yaml wire::yaml_is_a_value_or_is_refused
+textproto wire::text_format_is_a_value_or_is_refused
+request wire::a_request_in_json_is_read_as_it_is_written
+source wire::a_schema_in_source_is_compiled_or_is_refused
+calls calls::every_call_is_answered_whatever_is_asked
+TARGETS
         ;;
     table)
         [ -e "$results" ] || { echo "no results in $results yet" && exit 0; }

@@ -33,6 +33,7 @@ pub struct Remote {
     connections: Vec<StoreClient<Channel>>,
     next: AtomicUsize,
     call_timeout: Option<Duration>,
+    max_message_bytes: usize,
     /// Stands on every call; marked, so that neither logs nor header compression keep it.
     authorization: Option<MetadataValue<Ascii>>,
     /// Where it is spoken: what is needed to ask why the server ended a connection.
@@ -147,6 +148,7 @@ impl Remote {
             connections,
             next: AtomicUsize::new(0),
             call_timeout: options.call_timeout,
+            max_message_bytes: options.max_message_bytes,
             authorization: authorization.transpose()?,
             tls: encrypted.then(|| Secure {
                 host: host.to_owned(),
@@ -163,6 +165,16 @@ impl Remote {
             request.metadata_mut().insert("authorization", authorization.clone());
         }
         request
+    }
+
+    /// What is too large is refused here, in words: the transport would break off in the middle of it.
+    fn fits(&self, message: &impl prost::Message) -> Result<(), Status> {
+        let (size, limit) = (message.encoded_len(), self.max_message_bytes);
+        if size <= limit {
+            return Ok(());
+        }
+        let text = format!("the request has {size} bytes, and at most {limit} are sent");
+        Err(status::status(&status::error_detail(Code::TooLarge, text)))
     }
 
     fn client(&self) -> StoreClient<Channel> {
@@ -297,6 +309,7 @@ macro_rules! forward {
         #[async_trait]
         impl Api for Remote {
             $(async fn $call(&self, request: pb::$request) -> Result<pb::$answer, Status> {
+                self.fits(&request)?;
                 let mut client = self.client();
                 self.unary(client.$call(self.request(request))).await
             })*

@@ -615,7 +615,7 @@ fn single_message<'a>(bytes: &'a [u8], absent: &str) -> Result<&'a [u8], Malform
 
 fn read_genesis(bytes: &[u8]) -> Result<Genesis, Malformed> {
     let (mut log_id, mut transport_id) = (None, None);
-    let (mut limits, mut retention) = (None, RetentionPolicy::default());
+    let (mut limits, mut retention) = (None, None);
     let mut store_name = "";
     let (mut window, mut trim_replicas, mut level) = (0, 0, 0);
     for field in Fields::new(bytes) {
@@ -625,7 +625,7 @@ fn read_genesis(bytes: &[u8]) -> Result<Genesis, Malformed> {
             (3, value) => limits = Some(Limits::read(value.bytes()?)?),
             (4, value) => window = value.uint()?,
             (5, value) => trim_replicas = value.uint32()?,
-            (6, value) => retention = RetentionPolicy::read(value.bytes()?)?,
+            (6, value) => retention = Some(RetentionPolicy::read(value.bytes()?)?),
             (7, value) => level = value.uint32()?,
             (_, value) => transport_id = Some(value.array("transport id")?),
         }
@@ -637,7 +637,7 @@ fn read_genesis(bytes: &[u8]) -> Result<Genesis, Malformed> {
         limits: limits.ok_or_else(|| absent("limits"))?,
         window,
         trim_replicas,
-        retention,
+        retention: retention.ok_or_else(|| absent("retention"))?,
         level,
         transport_id: transport_id.ok_or_else(|| absent("transport id"))?,
     })

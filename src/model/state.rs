@@ -4,6 +4,7 @@ use crate::digest::{self, HistoryRange};
 use crate::event::{Checkpoint, Limits, Malformed, RetentionPolicy};
 use crate::ids::{Hash, Incarnation, Position, Revision, Time};
 use crate::map::Map;
+use crate::node::MAX_KEY;
 use crate::policy::{Policy, Rulebook};
 use crate::proto::{self, Fields};
 use crate::schema::Schema;
@@ -454,6 +455,9 @@ impl State {
                 }
                 _ => {
                     let table = state.table_mut(number)?;
+                    if !(1..=MAX_KEY).contains(&key.len()) {
+                        return Err(Malformed(format!("a state row of table {number} with a key of {} bytes", key.len())));
+                    }
                     table.put(&key, value);
                 }
             }
@@ -487,7 +491,11 @@ impl State {
         let uint = |value: Option<proto::Value<'_>>| value.map_or(Ok(0), |value| value.uint());
         let hash = |value: Option<proto::Value<'_>>| value.map_or(Ok(Hash::ZERO), |v| v.array("hash").map(Hash));
         match number {
-            member::POSITION => self.position = Some(Position(uint(value)?)),
+            // The last number there is has no next one, and no log comes that far.
+            member::POSITION => match uint(value)? {
+                u64::MAX => return Err(Malformed(format!("a state at position {}", u64::MAX))),
+                position => self.position = Some(Position(position)),
+            },
             member::DIGEST => self.digest = hash(value)?,
             member::CHAIN => self.chain = hash(value)?,
             member::ROOT => {

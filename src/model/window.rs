@@ -67,9 +67,8 @@ struct Segment {
 #[derive(Clone, Default)]
 pub struct Window {
     width: u64,
-    /// Number of the first segment; consecutive from there.
-    first: u64,
-    segments: VecDeque<Segment>,
+    /// By number, ascending; only those that had an entry, so that a gap of positions costs nothing.
+    segments: VecDeque<(u64, Segment)>,
     /// Ids are ordered by `seen`, so new ones come in near the end and the oldest leave near the front.
     by_id: BTreeMap<EventId, (u64, u32)>,
 }
@@ -93,30 +92,28 @@ impl Window {
 
     pub fn get(&self, id: &EventId) -> Option<&Entry> {
         let (segment, index) = self.by_id.get(id)?;
-        self.segments.get((segment - self.first) as usize)?.entries.get(*index as usize)
+        let at = self.segments.binary_search_by_key(segment, |(number, _)| *number).ok()?;
+        self.segments[at].1.entries.get(*index as usize)
     }
 
     /// Adds an entry; positions come ascending, and an id once.
     pub fn insert(&mut self, entry: Entry) {
         let number = entry.position.0 / SEGMENT;
-        if self.segments.is_empty() {
-            self.first = number;
+        if self.segments.back().is_none_or(|(last, _)| *last < number) {
+            self.segments.push_back((number, Segment::default()));
         }
-        while self.first + self.segments.len() as u64 <= number {
-            self.segments.push_back(Segment::default());
-        }
-        let segment = &mut self.segments[(number - self.first) as usize];
+        let Some((number, segment)) = self.segments.back_mut() else { return };
         segment.hash = None;
-        self.by_id.insert(entry.id, (number, segment.entries.len() as u32));
+        self.by_id.insert(entry.id, (*number, segment.entries.len() as u32));
         segment.entries.push(entry);
     }
 
     /// Forgets whole segments that `now` has left behind; the rest of the edge is cut when hashing.
     pub fn advance(&mut self, now: Position) {
         let Some(edge) = now.0.checked_sub(self.width) else { return };
-        while !self.segments.is_empty() && (self.first + 1) * SEGMENT <= edge + 1 {
-            let gone = self.segments.pop_front().unwrap_or_default();
-            self.first += 1;
+        // The last position of the segment lies at or before the edge.
+        while self.segments.front().is_some_and(|(number, _)| number * SEGMENT + (SEGMENT - 1) <= edge) {
+            let (_, gone) = self.segments.pop_front().unwrap_or_default();
             for entry in gone.entries {
                 self.by_id.remove(&entry.id);
             }
@@ -128,9 +125,8 @@ impl Window {
     pub fn hash(&mut self, now: Position) -> Hash {
         let mut map = Map::<Hash>::empty();
         let edge = now.0.checked_sub(self.width);
-        for (index, segment) in self.segments.iter_mut().enumerate() {
-            let number = self.first + index as u64;
-            let cut = edge.is_some_and(|edge| number * SEGMENT <= edge);
+        for (number, segment) in &mut self.segments {
+            let cut = edge.is_some_and(|edge| *number * SEGMENT <= edge);
             let hash = if cut {
                 hash_entries(segment.entries.iter().filter(|entry| Some(entry.position.0) > edge))
             } else {
@@ -149,8 +145,8 @@ impl Window {
     /// The entries from a position on, packed for the store.
     pub fn pack_from(&self, from: Position) -> Vec<u8> {
         let mut out = Vec::new();
-        let skip = (from.0 / SEGMENT).saturating_sub(self.first) as usize;
-        for entry in self.segments.iter().skip(skip).flat_map(|segment| &segment.entries) {
+        let skip = self.segments.partition_point(|(number, _)| *number < from.0 / SEGMENT);
+        for entry in self.segments.iter().skip(skip).flat_map(|(_, segment)| &segment.entries) {
             if entry.position >= from {
                 entry.write(&mut out);
             }
@@ -158,13 +154,21 @@ impl Window {
         out
     }
 
-    /// Adds packed entries, in the order they were packed.
+    /// Adds packed entries, in the order they were packed. Refuses what no window packs: positions that go back, and an id that saw
+    /// its own position.
     pub fn unpack(&mut self, packed: &[u8]) -> Result<(), Malformed> {
         let (entries, rest) = packed.as_chunks::<ENTRY_BYTES>();
         if !rest.is_empty() {
             return Err(Malformed(format!("{} bytes of window are not whole entries", packed.len())));
         }
-        entries.iter().for_each(|bytes| self.insert(Entry::read(bytes)));
+        let mut last = self.segments.back().and_then(|(_, segment)| segment.entries.last()).map(|entry| entry.position);
+        for entry in entries.iter().map(Entry::read) {
+            if last.is_some_and(|last| last > entry.position) || entry.id.seen >= entry.position {
+                return Err(Malformed(format!("the window's entry of position {} is out of order", entry.position)));
+            }
+            last = Some(entry.position);
+            self.insert(entry);
+        }
         Ok(())
     }
 }
@@ -221,5 +225,26 @@ mod tests {
         again.unpack(&window.pack_from(Position(0))).unwrap();
         assert_eq!(again.hash(Position(9_999)), window.hash(Position(9_999)));
         assert!(again.unpack(&[0; ENTRY_BYTES + 1]).is_err());
+    }
+
+    /// The rows of a damaged or forged store may say any position.
+    #[test]
+    fn packed_entries_that_no_window_packs_are_refused_and_a_gap_takes_no_memory() {
+        let packed = |entries: &[Entry]| {
+            let mut out = Vec::new();
+            entries.iter().for_each(|entry| entry.write(&mut out));
+            out
+        };
+        let far = u64::MAX - 1;
+        let mut window = Window::new(u64::MAX);
+        window.unpack(&packed(&[entry(1, 0), entry(far, 7)])).unwrap();
+        assert_eq!((window.len(), window.segments.len()), (2, 2));
+        assert!(window.get(&entry(1, 0).id).is_some() && window.get(&entry(far, 7).id).is_some());
+        window.advance(Position(u64::MAX));
+        assert_eq!(window.pack_from(Position(2)).len(), ENTRY_BYTES);
+        for wrong in [[entry(9, 0), entry(8, 0)], [entry(8, 0), entry(9, 9)]] {
+            assert!(Window::new(5).unpack(&packed(&wrong)).is_err(), "{wrong:?}");
+        }
+        assert!(window.unpack(&packed(&[entry(5, 0)])).is_err(), "nor behind what is there");
     }
 }

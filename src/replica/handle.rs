@@ -10,6 +10,7 @@ use crate::status::{ReplicaState, Standing, Status};
 use crate::step::{FoldError, Folder};
 use crate::sweep::SweepOutcome;
 use crate::view::{View, WaitError};
+use crate::watched::Watched;
 use bytes::Bytes;
 use confold_log::{Log, LogError, Reader, Record, Tip};
 use confold_model::event::{self, Body, Event, Genesis};
@@ -159,7 +160,14 @@ impl Replica {
         if store.head().is_none() {
             fold_genesis(&*log, &*store, &mut folder)?;
         }
-        let core = Arc::new(Core::new(log.clone(), store.clone(), folder, options));
+        let watched = Arc::new(Watched::new(store.clone()));
+        let core = Arc::new(Core::new(log.clone(), watched.clone(), folder, options));
+        let told = Arc::downgrade(&core);
+        watched.tell(Box::new(move |error| {
+            if let Some(core) = told.upgrade() {
+                core.store_failed(error);
+            }
+        }));
         let threads = Arc::new(Threads { core: core.clone(), running: Mutex::default() });
         let handle = Handle { core, threads };
         let head = store.head().ok_or_else(|| StoreError::damaged("its head is missing"))?;

@@ -36,6 +36,7 @@ mod sweep;
 pub mod touch;
 mod view;
 mod voices;
+mod watched;
 
 // Tests that reach inside share what the tests from outside build their worlds with.
 #[cfg(test)]

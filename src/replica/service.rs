@@ -103,7 +103,8 @@ impl Default for Options {
             admins: Vec::new(),
             deadline: Duration::from_secs(10),
             longest_deadline: Duration::from_secs(600),
-            answer_bytes: 16 << 20,
+            // What the largest event wrote can be read at once, with the hashes and paths that stand beside it.
+            answer_bytes: (16 << 20) + (512 << 10),
             piece_bytes: 1 << 20,
             page: Page {
                 usual: 100,

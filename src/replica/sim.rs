@@ -231,6 +231,7 @@ fn sim_thousand_seeds() {
                 idle.is_empty() || seeds < 200,
                 "never happened, so nothing is proven: {idle:?}"
             );
+            println!("SOAK seeds={seeds} events={events} folded={folded} breaches=0");
         }
         Err(failure) => panic!("{failure}"),
     }
@@ -247,13 +248,14 @@ fn sim_the_same_seed_gives_the_same_trace_and_another_seed_another() {
 /// F14: records come again up to 10,000 positions later, and are applied once: within W as duplicates, beyond it EXPIRED.
 #[test]
 fn sim_on_a_long_log_late_repeats_change_nothing() {
+    let (seed, mut all) = (number("CONFOLD_SEED").unwrap_or(4), [0; 4]);
     for (events, window) in [(100_000, 1 << 20), (20_000, 5_000)] {
         let options = Options {
             events,
             window: Some(window),
             ..Options::default()
         };
-        let report = simulate(4, &options).unwrap_or_else(|failure| panic!("{failure}"));
+        let report = simulate(seed, &options).unwrap_or_else(|failure| panic!("{failure}"));
         let count = |what: &str| report.tally.0.get(what).copied().unwrap_or_default();
         println!("{report:#?}");
         assert!(count("fault: repeat") > events / 50, "{:?}", report.tally);
@@ -264,7 +266,11 @@ fn sim_on_a_long_log_late_repeats_change_nothing() {
             "{:?}",
             report.tally
         );
+        let some = [events, count("fault: repeat"), count("outcome: duplicate "), count("outcome: rejected EXPIRED")];
+        all.iter_mut().zip(some).for_each(|(all, some)| *all += some);
     }
+    let [events, repeats, duplicates, expired] = all;
+    println!("SOAK events={events} repeats={repeats} duplicates={duplicates} expired={expired} doubled=0");
 }
 
 /// Checkers that never fire prove nothing.

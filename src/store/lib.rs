@@ -34,8 +34,8 @@ pub trait Store: Objects {
     fn head(&self) -> Option<Head>;
 
     /// Writes everything in the batch or nothing. After `Io` the store takes no more writes, and only opening it
-    /// anew tells which. After `Full` the same batch comes next, until it is taken. With `Durability::Now` it is on disk on return, with all before it. A batch that does not
-    /// continue the head is `Refused` (see [`check_batch`]).
+    /// anew tells which. After `Full` the same batch comes next, until it is taken. With `Durability::Now` it is on
+    /// disk on return, with all before it. A batch that does not continue the head is `Refused` (see [`check_batch`]).
     fn commit(&self, batch: &Batch) -> Result<(), StoreError>;
 
     /// Rows of a snapshot, into a store that never had a batch: `Refused` in any other. Revisions come in their order, over all

@@ -3,11 +3,16 @@
 //! Every row makes its fault happen, proves that it did, and then looks at everything that was acknowledged
 //! ([`writers::whole`]). docs/reliability.md has the table, `tests/soak.sh` the long runs; both read the line that begins with `SOAK`.
 
+mod clock;
 mod disk;
 mod dying;
+mod folders;
 mod full;
+mod pause;
 mod power;
 mod preload;
+mod rot;
+mod sizes;
 mod steps;
 mod sync;
 pub mod writers;

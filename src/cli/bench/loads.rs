@@ -7,10 +7,8 @@ use confold_wire::{
     pb::{self, text_operation::Kind, value::Form},
     schema_source,
 };
-use std::{
-    sync::Arc,
-    time::Instant,
-};
+use futures::StreamExt;
+use std::{sync::Arc, time::Instant};
 
 /// The benchmark's own schema: a container of flat nodes.
 const SCHEMA: &str = r#"syntax = "proto3";
@@ -92,7 +90,12 @@ pub async fn run(part: Part, target: &Target, load: &Load) -> Result<Option<Meas
         Part::Mixed { clients } => many(target, load, clients, 1).await?,
         Part::Reads { clients } => many(target, load, clients, 0).await?,
         Part::Stream { in_flight } => stream(target, load, in_flight).await?,
-        Part::Blake3
+        Part::Listing => listing(target, load).await?,
+        Part::Large { entries } => large(target, load, entries).await?,
+        Part::HttpReads { .. }
+        | Part::Diff
+        | Part::OpenAndRead
+        | Part::Blake3
         | Part::Fdatasync
         | Part::Fold
         | Part::DurableFold
@@ -190,6 +193,51 @@ async fn stream(target: &Target, load: &Load, in_flight: usize) -> Result<Measur
     Ok(recorder.measured(began.elapsed()))
 }
 
+/// All children, again and again; what is counted is children.
+async fn listing(target: &Target, load: &Load) -> Result<Measured, Failure> {
+    let connection = target.connection()?;
+    let request = pb::ListRequest {
+        store: connection.store.clone(),
+        path: "/items".to_owned(),
+        page_size: 1_000,
+        ..Default::default()
+    };
+    let mut recorder = Recorder::new();
+    let began = Instant::now();
+    while began.elapsed() < load.duration {
+        let mut pages = connection.api.list_stream(request.clone()).await?;
+        while let Some(page) = pages.next().await {
+            recorder.count(page?.nodes.len() as u64);
+        }
+    }
+    Ok(recorder.measured(began.elapsed()))
+}
+
+/// Many puts in one commit, one commit after the other, each over children of its own.
+async fn large(target: &Target, load: &Load, entries: u64) -> Result<Measured, Failure> {
+    const SMALL: usize = 100;
+    let connection = target.connection()?;
+    let small = Load {
+        record_bytes: SMALL,
+        ..load.clone()
+    };
+    let mut recorder = Recorder::new();
+    let began = Instant::now();
+    let mut turn = 0;
+    while began.elapsed() < load.duration {
+        let request = commit((0..entries).map(|index| put(index, turn + 1, &small)));
+        let asked = Instant::now();
+        let id = connection.mint().await?;
+        connection.commit(id, request).await?;
+        recorder.record(asked);
+        turn += 1;
+    }
+    Ok(Measured {
+        note: format!("records of {SMALL} bytes, 1 client"),
+        ..recorder.measured(began.elapsed())
+    })
+}
+
 async fn answered(pipeline: &mut Pipeline) -> Result<(), Failure> {
     if let Some(answer) = pipeline.answer().await? {
         answer.result?;
@@ -242,7 +290,8 @@ struct Item {
     text: String,
 }
 
-fn path(index: u64) -> String {
+/// Where that child is.
+pub fn path(index: u64) -> String {
     format!("/items/{}", encode_key(&key(index)))
 }
 

@@ -2,6 +2,7 @@
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// What came out of one part.
@@ -16,6 +17,9 @@ pub struct Measured {
     pub p99_us: Option<f64>,
     /// What the machine or the setting says about the figure; may be empty.
     pub note: String,
+    /// What else was counted, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub counted: BTreeMap<&'static str, f64>,
 }
 
 /// Times operations; one per task, put together at the end.
@@ -70,6 +74,7 @@ impl Recorder {
             p50_us: at(0.5),
             p99_us: at(0.99),
             note: String::new(),
+            counted: BTreeMap::new(),
         }
     }
 }

@@ -9,7 +9,7 @@ mod loads;
 mod measure;
 
 pub use limits::{blake3, fdatasync};
-pub use loads::{ROOT, Target, item, prepare, run, scattered, schema};
+pub use loads::{ROOT, Target, item, path, prepare, run, scattered, schema};
 pub use measure::{Measured, Recorder};
 
 use std::time::Duration;
@@ -38,8 +38,18 @@ pub enum Part {
     Stream { in_flight: usize },
     /// One read of a leaf after the other per client.
     Reads { clients: usize },
+    /// The same as JSON over HTTP.
+    HttpReads { clients: usize },
     /// Nine reads to a commit.
     Mixed { clients: usize },
+    /// All children of the container, asked for once, one stream of pages.
+    Listing,
+    /// The difference of ten changes, between two trees in memory.
+    Diff,
+    /// A data folder opened, and one leaf read.
+    OpenAndRead,
+    /// One commit after the other, each of so many puts of 100 bytes.
+    Large { entries: u64 },
     /// Commits in process, on a log on Kafka.
     InProcess { in_flight: usize },
     /// A new replica folds a long topic.
@@ -71,7 +81,12 @@ impl Part {
             Part::Commits { clients } => format!("commits, {}", clients_text(clients)),
             Part::Stream { in_flight } => format!("commits, one stream, {in_flight} in flight"),
             Part::Reads { clients } => format!("reads, {}", clients_text(clients)),
+            Part::HttpReads { clients } => format!("reads over HTTP, {}", clients_text(clients)),
             Part::Mixed { clients } => format!("9 reads to a commit, {}", clients_text(clients)),
+            Part::Listing => "children listed, pages of 1,000".to_owned(),
+            Part::Diff => "diff of 10 changes, in process".to_owned(),
+            Part::OpenAndRead => "open and first read".to_owned(),
+            Part::Large { entries } => format!("commits of {} puts", crate::output::grouped(entries)),
             Part::Bare { in_flight } => format!("limit: bare Kafka, {in_flight} in flight"),
             Part::InProcess { in_flight } => format!("commits in process, {in_flight} in flight"),
             Part::NewReplica => "a new replica folds the topic".to_owned(),
@@ -89,11 +104,19 @@ impl Part {
             Part::Fold => Some(Part::Blake3),
             Part::DurableFold => Some(Part::Fold),
             Part::Commits { clients: 1 } => Some(Part::Fdatasync),
-            Part::Commits { clients } | Part::Reads { clients } | Part::Mixed { clients } => {
-                Some(Part::Echo { clients })
-            }
+            Part::Commits { clients }
+            | Part::Reads { clients }
+            | Part::HttpReads { clients }
+            | Part::Mixed { clients } => Some(Part::Echo { clients }),
             Part::Stream { .. } => Some(Part::DurableFold),
-            Part::Blake3 | Part::Fdatasync | Part::Echo { .. } | Part::Bare { .. } => None,
+            Part::Blake3
+            | Part::Fdatasync
+            | Part::Echo { .. }
+            | Part::Bare { .. }
+            | Part::Listing
+            | Part::Diff
+            | Part::OpenAndRead
+            | Part::Large { .. } => None,
         }
     }
 
@@ -105,7 +128,11 @@ impl Part {
         parts.extend(clients.map(|clients| Part::Commits { clients }));
         parts.push(Part::Stream { in_flight: 1_024 });
         parts.extend(clients.map(|clients| Part::Reads { clients }));
+        parts.extend(clients.map(|clients| Part::HttpReads { clients }));
         parts.push(Part::Mixed { clients: 16 });
+        parts.extend([Part::Listing, Part::Diff, Part::OpenAndRead]);
+        // The last ones, since the largest adds children of its own.
+        parts.extend([100, 1_000, 100_000].map(|entries| Part::Large { entries }));
         parts
     }
 

@@ -24,9 +24,9 @@ pub struct Args {
     /// How long each part runs
     #[arg(long = "for", value_name = "TIME", value_parser = parse::duration, default_value = "3s")]
     duration: Duration,
-    /// Only parts whose names contain this
+    /// Only parts whose names contain this; may be repeated
     #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
+    only: Vec<String>,
     /// The folder for temporary files, on the disk that is to be measured
     #[arg(long, value_name = "DIR")]
     folder: Option<String>,
@@ -43,7 +43,7 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         kafka: args.kafka.clone(),
     };
     let all = if load.kafka.is_some() { Part::on_kafka() } else { Part::all() };
-    let wanted = |part: &Part| args.only.as_ref().is_none_or(|text| part.name().contains(text));
+    let wanted = |part: &Part| args.only.is_empty() || args.only.iter().any(|text| part.name().contains(text));
     let parts: Vec<Part> = all.iter().copied().filter(wanted).collect();
     if parts.is_empty() {
         let names = all.into_iter().map(Part::name).collect::<Vec<_>>().join("; ");
@@ -77,6 +77,9 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
             | Part::Echo { .. }
             | Part::Bare { .. }
             | Part::InProcess { .. }
+            | Part::HttpReads { .. }
+            | Part::Diff
+            | Part::OpenAndRead
             | Part::NewReplica => app.context.local.bench(part, &load).await?,
             _ => {
                 if !prepared {
@@ -122,7 +125,7 @@ fn print(app: &mut App, load: &Load, done: &BTreeMap<Part, Measured>) -> Result<
         let time = |us: Option<f64>| us.map(|us| format!("{us:.0} µs")).unwrap_or_default();
         vec![
             part.name(),
-            format!("{}/s", grouped(measured.rate as u64)),
+            rate(measured.rate),
             time(measured.p50_us),
             time(measured.p99_us),
             share(part, measured)
@@ -133,4 +136,12 @@ fn print(app: &mut App, load: &Load, done: &BTreeMap<Part, Measured>) -> Result<
     });
     app.ui
         .data(&table(&["PART", "RATE", "P50", "P99", "OF LIMIT", ""], rows.collect()))
+}
+
+/// What is rarer than ten a second is told with a fraction.
+fn rate(rate: f64) -> String {
+    match rate {
+        ..10.0 => format!("{rate:.1}/s"),
+        _ => format!("{}/s", grouped(rate as u64)),
+    }
 }

@@ -451,3 +451,41 @@ fn one_row_holds_the_policy_and_it_comes_back_from_a_store() {
     assert_eq!((row.position, &row.policy), (Position(70), &policy()));
     assert!(row.rules.of("ann").allows(Right::Write, &policy().rules[0].prefix));
 }
+
+/// Rows come from a store's files and from other machines' snapshots.
+#[test]
+fn rows_that_no_state_writes_are_refused_and_never_panic() {
+    let scalars = |position: u64| {
+        let mut state = full();
+        state.position = Some(Position(position));
+        let edits = state.take_edits();
+        let row = edits.into_iter().find(|edit| edit.table == SCALARS).unwrap();
+        (SCALARS, row.key, row.value.unwrap())
+    };
+    assert!(State::load([scalars(9_000)]).is_ok());
+    let refused = |row: (u16, Vec<u8>, Vec<u8>)| State::load([scalars(9_000), row]).err().unwrap().0;
+    assert_eq!(
+        refused((member::TAGS, Vec::new(), Vec::new())),
+        "a state row of table 34 with a key of 0 bytes"
+    );
+    assert_eq!(
+        refused((member::TAGS, vec![b'a'; 257], Vec::new())),
+        "a state row of table 34 with a key of 257 bytes"
+    );
+    assert!(State::load([scalars(9_000), (member::TAGS, vec![b'a'; 256], Vec::new())]).is_ok());
+    assert_eq!(refused((member::WINDOW, vec![1], Vec::new())), "a window row's key");
+    assert!(State::load([scalars(u64::MAX - 1)]).is_ok());
+    let last = State::load([scalars(u64::MAX - 1)]).map(|state| state.next_position());
+    assert_eq!(last, Ok(Position(u64::MAX)));
+    assert!(
+        State::load([
+            (SCALARS, Vec::new(), scalars(0).2),
+            (
+                SCALARS,
+                Vec::new(),
+                b"\0\x01\0\0\0\x0b\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01".to_vec()
+            )
+        ])
+        .is_err()
+    );
+}

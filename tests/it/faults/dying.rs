@@ -19,8 +19,8 @@ use confold_model::event::{Body, Event};
 use confold_model::ids::{EventId, Hash, Position, Revision, Time};
 use confold_model::objects::{Objects, ObjectsError};
 use confold_store::{
-    Batch, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor, Rows, Stats,
-    Store, StoreError, SweepGate, Touched,
+    Batch, Engine, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor, Rows,
+    Stats, Store, StoreError, SweepGate, Touched,
 };
 use confold_store_rocks::RocksStore;
 use parking_lot::Mutex;
@@ -651,6 +651,10 @@ impl Store for DyingStore {
 
     fn object_sizes(&self, from: &Hash, limit: usize) -> Result<Vec<(Hash, u32)>, StoreError> {
         self.inner.object_sizes(from, limit)
+    }
+
+    fn engine(&self) -> Engine {
+        self.inner.engine()
     }
 
     fn estimate(&self) -> Estimate {

@@ -323,7 +323,7 @@ fn a_command_line_that_makes_no_sense_is_invalid() {
     "#]]);
     world.check("bench --only nothing", expect![[r#"
         ! Error: no part has such a name
-        ! Hint: the parts are: limit: blake3; limit: append and fdatasync; fold in memory; fold, durable; limit: gRPC echo, 1 client; limit: gRPC echo, 16 clients; limit: gRPC echo, 64 clients; commits, 1 client; commits, 16 clients; commits, 64 clients; commits, one stream, 1024 in flight; reads, 1 client; reads, 16 clients; reads, 64 clients; 9 reads to a commit, 16 clients
+        ! Hint: the parts are: limit: blake3; limit: append and fdatasync; fold in memory; fold, durable; limit: gRPC echo, 1 client; limit: gRPC echo, 16 clients; limit: gRPC echo, 64 clients; commits, 1 client; commits, 16 clients; commits, 64 clients; commits, one stream, 1024 in flight; reads, 1 client; reads, 16 clients; reads, 64 clients; reads over HTTP, 1 client; reads over HTTP, 16 clients; reads over HTTP, 64 clients; 9 reads to a commit, 16 clients; children listed, pages of 1,000; diff of 10 changes, in process; open and first read; commits of 100 puts; commits of 1,000 puts; commits of 100,000 puts
         exit 2
     "#]]);
     world.check(

@@ -318,6 +318,7 @@ impl Local for Disk {
             p50_us: None,
             p99_us: None,
             note: "as told".to_owned(),
+            counted: Default::default(),
         };
         Ok((part == bench::Part::Fold).then_some(measured))
     }
