@@ -67,7 +67,7 @@ fn clocks_that_differ_by_more_than_a_minute_are_an_alarm_and_stop_nothing() {
         })
         .unwrap();
         let mut reader = log.reader(Position(0)).unwrap();
-        // Only a record that comes while a reader waits at the end tells of the clock.
+        // Only a record that nobody had heard of tells of the clock.
         let mut due = 0;
         until("the difference is measured", || {
             append_all(&log, numbered(due, 1));

@@ -246,10 +246,12 @@ fn a_producer_that_failed_for_good_is_replaced_and_nothing_needs_a_restart() {
     assert_eq!(log.counts().renewed_producers, rounds);
 }
 
-// I2: brokers that give records by the topic's name alone, as these fakes do, could give another topic's.
+// I2: brokers that give records by the topic's name alone could give another topic's.
 #[test]
 fn records_that_were_fetched_by_the_topics_name_alone_are_refused() {
     let cluster = mock(1);
+    // From 13 on a fetch names the topic by its id.
+    cluster.apiversion(RDKafkaApiKey::Fetch, Some(4), Some(12)).unwrap();
     let at = |dev_unsafe: bool| Options {
         dev_unsafe,
         ..options(&cluster.bootstrap_servers(), TOPIC)
