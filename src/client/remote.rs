@@ -13,7 +13,7 @@ use futures::{FutureExt, StreamExt, channel::oneshot};
 use std::{
     error::Error as _,
     pin::Pin,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -36,6 +36,16 @@ pub struct Remote {
     max_message_bytes: usize,
     /// Stands on every call; marked, so that neither logs nor header compression keep it.
     authorization: Option<MetadataValue<Ascii>>,
+    /// Where it is spoken: what is needed to ask why the server ended a connection.
+    tls: Option<Secure>,
+    /// The server has answered a call, so it takes the certificate, or did.
+    answered: AtomicBool,
+}
+
+struct Secure {
+    host: String,
+    port: u16,
+    tls: Tls,
 }
 
 #[derive(Clone, Debug)]
@@ -140,6 +150,12 @@ impl Remote {
             call_timeout: options.call_timeout,
             max_message_bytes: options.max_message_bytes,
             authorization: authorization.transpose()?,
+            tls: encrypted.then(|| Secure {
+                host: host.to_owned(),
+                port: parsed.port_u16().unwrap_or_default(),
+                tls: options.tls.clone(),
+            }),
+            answered: AtomicBool::new(false),
         })
     }
 
@@ -178,12 +194,29 @@ impl Remote {
                 Err(Status::deadline_exceeded(text))
             }),
         };
-        answer
-            .map(tonic::Response::into_inner)
-            .map_err(|failed| self.explain(failed))
+        self.heard(answer).await
     }
 
-    fn explain(&self, failed: Status) -> Status {
+    /// What was answered, or in words why nothing was.
+    async fn heard<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, Status> {
+        match answer {
+            Ok(answer) => {
+                self.answered.store(true, Ordering::Relaxed);
+                Ok(answer.into_inner())
+            }
+            Err(failed) => Err(self.explain(failed).await),
+        }
+    }
+
+    async fn explain(&self, failed: Status) -> Status {
+        // Whoever has never let this client in has not let this call in. Where it once did, what became of the call is not known.
+        if let Some(Secure { host, port, tls }) = &self.tls
+            && !self.answered.load(Ordering::Relaxed)
+            && secure::was_cut(&failed)
+            && let Some(refused) = tls.refusal(&self.address, host, *port).await
+        {
+            return status::status(&refused);
+        }
         explain(&self.address, failed)
     }
 
@@ -207,8 +240,7 @@ fn explain(address: &str, failed: Status) -> Status {
         cause = error.source();
     }
     if !connecting {
-        // A server that does not take our certificate says so when the connection stands already, and the call may see
-        // only its end. What became of the call is not known, so the code stays what it is.
+        // What became of the call is not known, so the code stays what it is.
         if address.starts_with("https://") && secure::was_cut(&failed) {
             let text = format!(
                 "{address} closed the connection before it answered: if it asks clients for a certificate, show one that it \
@@ -287,40 +319,40 @@ macro_rules! forward {
                 requests: Stream<Result<pb::CommitStreamRequest, Status>>,
             ) -> Result<Stream<Result<pb::CommitStreamResponse, Status>>, Status> {
                 let (sent, failed) = until_failed(requests);
-                let answer = self.client().commit_stream(self.request(Requests(sent))).await.map_err(|error| self.explain(error))?;
-                Ok(followed_by(self.answers(answer.into_inner()), failed))
+                let answer = self.heard(self.client().commit_stream(self.request(Requests(sent))).await).await?;
+                Ok(followed_by(self.answers(answer), failed))
             }
 
             async fn list_stream(
                 &self,
                 request: pb::ListRequest,
             ) -> Result<Stream<Result<pb::ListResponse, Status>>, Status> {
-                let answer = self.client().list_stream(self.request(request)).await.map_err(|error| self.explain(error))?;
-                Ok(self.answers(answer.into_inner()))
+                let answer = self.heard(self.client().list_stream(self.request(request)).await).await?;
+                Ok(self.answers(answer))
             }
 
             async fn diff_stream(
                 &self,
                 request: pb::DiffRequest,
             ) -> Result<Stream<Result<pb::DiffResponse, Status>>, Status> {
-                let answer = self.client().diff_stream(self.request(request)).await.map_err(|error| self.explain(error))?;
-                Ok(self.answers(answer.into_inner()))
+                let answer = self.heard(self.client().diff_stream(self.request(request)).await).await?;
+                Ok(self.answers(answer))
             }
 
             async fn export_log(
                 &self,
                 request: pb::ExportLogRequest,
             ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status> {
-                let answer = self.client().export_log(self.request(request)).await.map_err(|error| self.explain(error))?;
-                Ok(self.answers(answer.into_inner()))
+                let answer = self.heard(self.client().export_log(self.request(request)).await).await?;
+                Ok(self.answers(answer))
             }
 
             async fn snapshot(
                 &self,
                 request: pb::SnapshotRequest,
             ) -> Result<Stream<Result<pb::SnapshotResponse, Status>>, Status> {
-                let answer = self.client().snapshot(request).await.map_err(|error| self.explain(error))?;
-                Ok(self.answers(answer.into_inner()))
+                let answer = self.heard(self.client().snapshot(self.request(request)).await).await?;
+                Ok(self.answers(answer))
             }
         }
     };

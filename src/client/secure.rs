@@ -3,8 +3,8 @@
 use crate::Error;
 use confold_model::code::Code;
 use confold_wire::{caller::BearerToken, pb, status};
-use rustls::{CertificateError, Error as Problem};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{CertificateError, ClientConfig, Error as Problem, RootCertStore, crypto::ring};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use std::{
     fmt,
     fs::File,
@@ -12,7 +12,11 @@ use std::{
     net::IpAddr,
     os::unix::fs::PermissionsExt,
     path::Path,
+    sync::Arc,
+    time::Duration,
 };
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
 use tonic::{
     Status,
     transport::{Certificate, ClientTlsConfig, Identity},
@@ -72,6 +76,53 @@ impl Tls {
             check_key(key, "what is given as the client's key")?;
             config = config.identity(Identity::from_pem(certificate, key));
         }
+        Ok(config)
+    }
+}
+
+/// How long a server may take to say that it does not take a certificate.
+const HEAR_OUT: Duration = Duration::from_secs(2);
+
+impl Tls {
+    /// Whether the server lets no client with this certificate in, or none without one: in its own words.
+    ///
+    /// With TLS 1.3 the client has ended its part of the handshake before the server has looked at the certificate, and what
+    /// the client sends meanwhile may drown what the server says. So this connects once more, says nothing, and hears the server out.
+    pub(crate) async fn refusal(&self, address: &str, host: &str, port: u16) -> Option<pb::ErrorDetail> {
+        let config = Arc::new(self.bare_config().ok()?);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned()).ok()?;
+        let heard = timeout(HEAR_OUT, async {
+            let stream = TcpStream::connect((host, port)).await.ok()?;
+            let refused = match TlsConnector::from(config).connect(name, stream).await {
+                Ok(mut stream) => stream.read_u8().await.err(),
+                Err(refused) => Some(refused),
+            };
+            explain(address, &refused?)
+        });
+        let detail = heard.await.ok().flatten()?;
+        (status::code_of(&detail) == Some(Code::Unauthenticated)).then_some(detail)
+    }
+
+    fn bare_config(&self) -> Result<ClientConfig, Problem> {
+        let unusable = |_| Problem::General("a file that is not well-formed PEM".to_owned());
+        let certificates = |pem: &[u8]| CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(unusable);
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(match &self.ca {
+            Some(pem) => certificates(pem)?,
+            None => rustls_native_certs::load_native_certs().certs,
+        });
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(unusable)?;
+                builder.with_client_auth_cert(certificates(certificate)?, key)?
+            }
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)
     }
 }

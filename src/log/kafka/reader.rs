@@ -60,8 +60,6 @@ struct Track {
     ready: VecDeque<Record>,
     /// Who gave the last of them.
     broker: i32,
-    /// The partition's end was reached, and no record was seen since.
-    at_end: bool,
 }
 
 /// What becomes of reading after some messages.
@@ -92,7 +90,6 @@ impl KafkaReader {
                 compared: None,
                 ready: VecDeque::new(),
                 broker: -1,
-                at_end: false,
             },
             line: None,
             anew: false,
@@ -107,7 +104,6 @@ impl KafkaReader {
         let due = self.shared.frame.offset(self.track.tip.position);
         let early = self.track.behind.is_some() && due > self.shared.start_offset();
         self.track.compared = None;
-        self.track.at_end = false;
         self.heard = Instant::now();
         let begun = line
             .consumer
@@ -261,6 +257,7 @@ impl Track {
 
     fn take(&mut self, shared: &Shared, messages: &Messages<'_>, from: Position) -> Result<Then, LogError> {
         let mut buffer = BytesMut::with_capacity(messages.iter().map(|message| message.payload().len()).sum());
+        let known_end = shared.end_offset();
         let mut tips = vec![self.tip];
         let mut came = Vec::new();
         let mut result = Ok(Then::GoOn);
@@ -291,19 +288,16 @@ impl Track {
                 .pass(&tips)
                 .map_err(|error| refence(shared, error))?;
             shared.saw_end(shared.frame.offset(self.tip.position));
-            if let (Some(last), true) = (came.last(), self.at_end) {
+            // It was not there when the end was last heard of, a moment ago.
+            if let Some(last) = came
+                .last()
+                .filter(|last| shared.frame.offset(last.position) >= known_end)
+            {
                 let skew = last.time.0.saturating_sub((shared.options.clock)().0);
                 shared.tally.skew_ms.store(skew, Relaxed);
             }
-            self.at_end = false;
         }
         self.ready.extend(came);
-        if let Ok(Then::GoOn) = result
-            && let Some(last) = messages.iter().last()
-            && last.error().is_some_and(|(code, _)| code == Code::PartitionEOF)
-        {
-            self.at_end = true;
-        }
         result
     }
 
@@ -369,9 +363,6 @@ impl Track {
     /// Leader epochs never go down along the log.
     fn check_epoch(&self, shared: &Shared, offset: i64, epoch: Option<i32>) -> Result<(), LogError> {
         let Some(epoch) = epoch else { return Ok(()) };
-        if self.epoch == Some(epoch) {
-            return Ok(());
-        }
         let mut floor = shared.floor.lock();
         if let Some(before) = self
             .epoch
@@ -386,7 +377,7 @@ impl Track {
                 shared.name()
             )));
         }
-        if offset >= floor.offset && epoch >= floor.epoch {
+        if offset >= floor.offset && epoch > floor.epoch {
             (floor.offset, floor.epoch) = (offset, epoch);
         }
         Ok(())

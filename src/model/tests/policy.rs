@@ -5,7 +5,7 @@ use confold_model::event::{Base, Body, Commit, Expect, Guard, Operation, Operati
 use confold_model::ids::{EventId, Position, Revision};
 use confold_model::path::{Path, Step};
 use confold_model::policy::{
-    EVERYBODY, MAX_RULES, Policy, Reach, Right, Rights, Rule, Rulebook, TokenRow, Visible, token_hash,
+    EVERYBODY, MAX_POLICY_BYTES, MAX_RULES, Policy, Reach, Right, Rights, Rule, Rulebook, TokenRow, Visible, token_hash,
 };
 use confold_model::proto;
 use proptest::prelude::*;
@@ -483,6 +483,44 @@ fn a_policy_that_says_nothing_sound_may_not_come_into_force() {
     ];
     for (what, policy, expected) in rows {
         assert_eq!(policy.check().err().map(|rejection| rejection.code), expected, "{what}");
+    }
+}
+
+#[test]
+fn a_policy_may_have_as_many_bytes_as_the_limit_says_and_not_one_more() {
+    let name = "n".repeat(256);
+    let size = |policy: &Policy| policy.canonical(Position(0)).len();
+    let (root, filler) = (policy(&[("root", "/", "admin")]), rule(&name, "/1", "read"));
+    // What each rule adds does not depend on the others.
+    let with = |policy: &Policy, first: usize, second: usize| {
+        let mut policy = policy.clone();
+        policy.rules.push(rule(&name[..first], "/1", "read"));
+        policy.rules.push(rule(&name[..second], "/1", "read"));
+        policy
+    };
+    let each = (size(&with(&root, 256, 256)) - size(&root)) / 2;
+    let mut most = root.clone();
+    most.rules.resize(1 + (MAX_POLICY_BYTES - 245 - size(&root)) / each, filler);
+    assert!(most.rules.len() + 2 < MAX_RULES, "it is the bytes that count here");
+    let of_size = |wanted: usize| {
+        let missing = wanted - size(&most);
+        let mut lengths = (1..=256).flat_map(|first| [(first, 100), (first, 256)]);
+        let fits = lengths.find(|(first, second)| size(&with(&root, *first, *second)) - size(&root) == missing);
+        let (first, second) = fits.unwrap_or_else(|| panic!("no two rules of {missing} bytes"));
+        let policy = with(&most, first, second);
+        assert_eq!(size(&policy), wanted);
+        policy
+    };
+    for (bytes, expected) in [
+        (MAX_POLICY_BYTES - 1, None),
+        (MAX_POLICY_BYTES, None),
+        (MAX_POLICY_BYTES + 1, Some(Code::Limit)),
+    ] {
+        let refused = of_size(bytes).check().err();
+        assert_eq!(refused.as_ref().map(|refused| refused.code), expected, "{bytes}: {refused:?}");
+        if let Some(refused) = refused {
+            assert!(refused.detail.contains(&bytes.to_string()), "{}", refused.detail);
+        }
     }
 }
 

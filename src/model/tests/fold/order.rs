@@ -10,7 +10,7 @@ use confold_model::code::Code::{self, *};
 use confold_model::event::{
     Base, Body, Checkpoint, Commit, Expect, Genesis, Guard, Limits, Operation, OperationKind, RetentionPolicy,
 };
-use confold_model::fold::{self, Outcome};
+use confold_model::fold::{self, MAX_BUILD_BYTES, MAX_REPLICAS, Outcome};
 use confold_model::ids::{EventId, Hash, Incarnation, Position, Revision, Time};
 use confold_model::objects::NoObjects;
 use confold_model::path::{Path, Step};
@@ -1066,6 +1066,45 @@ fn what_is_past_or_to_come_is_refused_before_it_is_looked_up() {
     };
     let outcome = append(&mut state, &Envelope::new(0, 1).record(nameless));
     assert!(matches!(outcome, Outcome::Rejected(rejection) if rejection.code == SchemaInvalid));
+}
+
+#[test]
+fn checkpoints_take_little_room_whoever_announces_them() {
+    let mut state = state_at(10);
+    let mut time = 1_000;
+    let mut announce = |time: i64, number: u64, position: u64, build: &str| {
+        let mut replica = [0; 16];
+        replica[..8].copy_from_slice(&number.to_be_bytes());
+        let checkpoint = Checkpoint {
+            replica,
+            build: build.to_owned().into(),
+            level: 1,
+            position: Position(position),
+            chain: WRONG,
+            state: WRONG,
+            durable: Position(0),
+        };
+        let record = Envelope::without_id().record(Body::Checkpoint(checkpoint));
+        let outcome = fold::apply(&mut state, Time(time), &record, &NoObjects).unwrap().outcome;
+        let code = match outcome {
+            Outcome::Rejected(rejection) => Some(rejection.code),
+            _ => None,
+        };
+        (code, state.checkpoints().count())
+    };
+    // The build's name.
+    assert_eq!(announce(time, 0, 1, &"b".repeat(MAX_BUILD_BYTES)), (None, 1));
+    assert_eq!(announce(time, 1, 1, &"b".repeat(MAX_BUILD_BYTES + 1)), (Some(Limit), 1));
+    // As many replicas as the limit says, and not one more; those that are there go on.
+    for number in 1..MAX_REPLICAS as u64 {
+        assert_eq!(announce(time, number, 1, "b"), (None, number as usize + 1));
+    }
+    assert_eq!(announce(time, MAX_REPLICAS as u64, 1, "b"), (Some(Limit), MAX_REPLICAS));
+    let month = 30 * 24 * 3600 * 1000;
+    time += month;
+    assert_eq!(announce(time, 7, 2, "b"), (None, MAX_REPLICAS));
+    // A month and a bit after the others' last word there is room again.
+    assert_eq!(announce(time + 1, MAX_REPLICAS as u64, 1, "b"), (None, 2));
 }
 
 #[test]

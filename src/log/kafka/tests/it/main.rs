@@ -1,5 +1,6 @@
 //! The log against real brokers.
 
+mod alarms;
 mod conformance;
 mod copy;
 mod fences;

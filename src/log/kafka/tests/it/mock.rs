@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use confold_log::{Log, LogError, Reader, Record};
-use confold_log_kafka::{KafkaLog, Options};
-use confold_model::ids::Position;
+use confold_log::file::{self, FileLog, Identity};
+use confold_log::origin::Origin;
+use confold_log::{Log, LogError, Reader, Record, Tip, copy_records};
+use confold_log_kafka::{KafkaCopy, KafkaLog, Options};
+use confold_model::ids::{Hash, Position};
 use rdkafka::bindings::rd_kafka_resp_err_t as error;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -242,4 +244,42 @@ fn a_producer_that_failed_for_good_is_replaced_and_nothing_needs_a_restart() {
     }
     assert_eq!(seen.counts.len() as u64, 3 * rounds);
     assert_eq!(log.counts().renewed_producers, rounds);
+}
+
+// I2: brokers that give records by the topic's name alone could give another topic's.
+#[test]
+fn records_that_were_fetched_by_the_topics_name_alone_are_refused() {
+    let cluster = mock(1);
+    // From 13 on a fetch names the topic by its id.
+    cluster.apiversion(RDKafkaApiKey::Fetch, Some(4), Some(12)).unwrap();
+    let at = |dev_unsafe: bool| Options {
+        dev_unsafe,
+        ..options(&cluster.bootstrap_servers(), TOPIC)
+    };
+    // Copied records: others of these brokers would be refused for their times already.
+    let folder = tempfile::tempdir().unwrap();
+    let identity = Identity {
+        log_id: [1; 16],
+        transport_id: [2; 16],
+    };
+    let source = FileLog::create(folder.path(), identity, file::Options::default()).unwrap();
+    append_all(&source, numbered(0, 5));
+    let records = read_some(&mut *source.reader(Position(0)).unwrap(), 5);
+    let origin = Origin {
+        identity,
+        source: identity.transport_id,
+        first: Tip::START,
+        end: Position(5),
+        state: Hash::of(b"state"),
+    };
+    let mut copy = KafkaCopy::create(at(true), origin).unwrap();
+    copy_records(&source, &mut copy, Position(5), Duration::ZERO).unwrap();
+    copy.finish().unwrap();
+
+    let log = KafkaLog::open(at(false)).unwrap();
+    let refused = refusal(&mut *log.reader(Position(0)).unwrap());
+    fenced(&refused, &["too old", "by the topic's name alone", "Kafka 3.1"]);
+    fenced(&log.health().unwrap_err(), &["too old"]);
+    let tried = KafkaLog::open(at(true)).unwrap();
+    assert_eq!(read_some(&mut *tried.reader(Position(0)).unwrap(), 5), records);
 }
