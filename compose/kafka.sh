@@ -304,7 +304,8 @@ make_cluster() {
     umask 077
     [ -z "$sasl$tls" ] || [ -e "$dir/tls/ca.pem" ] || make_tls
     make_settings
-    set -- format --cluster-id "$(openssl rand -base64 16 | tr '+/' '-_' | tr -d '=')"
+    # An id that begins with `-` would be taken for an option.
+    set -- format --cluster-id "$(openssl rand -base64 16 | tr '+/' '-_' | tr -d '=' | sed 's/^-/A/')"
     if [ -n "$sasl" ]; then
         mkdir -p "$dir/sasl"
         for user in $(echo "$sasl" | tr , ' '); do
