@@ -289,7 +289,12 @@ fn a_request_in_json_is_read_as_it_is_written() {
             },
         ),
     };
+    // Short ones too: a change of them is a request more often.
     let seeds = [
+        r#"{}"#,
+        r#"{"store": "net"}"#,
+        r#"{"author": "ada", "reason": ""}"#,
+        r#"{"guards": [], "operations": []}"#,
         r#"{"store": "net", "operations": [{"path": "/devices/a", "put": {"json": {"id": "a"}}}], "reason": "why"}"#,
         r#"{"operations": [{"path": "/a", "update": {"value": {"json": "{}"}, "mask": ["x.y"]}, "strict": true}, {"path": "/b", "remove": {}}]}"#,
         r#"{"eventId": {"seen": "7", "nonce": "AAAAAAAAAAAAAAAAAAAAAA=="}, "operations": [{"path": "/a", "add": {"yaml": "id: a"}}]}"#,
