@@ -9,7 +9,7 @@ use super::{Refusal, Served, blocking};
 use crate::propose::Fate;
 use crate::touch::{self, DEEP};
 use crate::view::View;
-use confold_log::{LogError, Reader, Record};
+use confold_log::{LogError, Record};
 use confold_model::code::Code;
 use confold_model::event::{Body, Commit, Event, OperationKind};
 use confold_model::fold::Outcome;
@@ -236,10 +236,11 @@ impl<'a> Query<'a> {
                     false => (low.max(high.saturating_sub(width - 1)), high),
                 };
                 let records = self.served.records(Position(window.0), Position(window.1), WINDOW_BYTES)?;
-                match records {
-                    Some(records) => break (records, window),
-                    None => width = (width / 8).max(1),
+                let is_whole = records.last().is_some_and(|last| last.position.0 == window.1);
+                if is_whole || width == 1 {
+                    break (records, window);
                 }
+                width = (width / 8).max(1);
             };
             if !forward {
                 records.reverse();
@@ -416,25 +417,18 @@ impl<'a> Rows<'a> {
     }
 
     /// Reads what `record` will be asked for, with as few readers as it takes: each begins somewhere in a file, or with a question to
-    /// a broker. What cannot be read here is met again there.
+    /// a broker. What is not read here is read there.
     fn read_ahead(&self, mut positions: Vec<Position>) {
         positions.sort_unstable();
         let mut ahead = self.ahead.borrow_mut();
         ahead.clear();
-        let (mut reader, mut next, mut bytes): (Option<Box<dyn Reader>>, _, _) = (None, Position(0), 0);
-        for wanted in positions {
-            if reader.is_none() || wanted.0.saturating_sub(next.0) > AHEAD_GAP {
-                let Ok(fresh) = self.served.handle.reader(wanted) else { continue };
-                (reader, next) = (Some(fresh), wanted);
-            }
-            while let Some(open) = reader.as_mut().filter(|_| next <= wanted) {
-                let records = open.read((wanted.0 + 1 - next.0) as usize, AHEAD_BYTES, Duration::from_secs(1));
-                let Some(last) = records.as_ref().ok().and_then(|records| records.last()) else { return };
-                next = last.position.next();
-                bytes += records.iter().flatten().map(|record| record.bytes.len()).sum::<usize>();
-                ahead.extend(records.into_iter().flatten().filter(|record| record.position == wanted).map(|record| (wanted, record)));
-            }
-            if bytes >= AHEAD_BYTES {
+        let mut room = AHEAD_BYTES;
+        for run in positions.chunk_by(|one, next| next.0 - one.0 <= AHEAD_GAP) {
+            let Ok(records) = self.served.records(run[0], run[run.len() - 1], room) else { return };
+            room = room.saturating_sub(records.iter().map(|record| record.bytes.len()).sum());
+            let wanted = records.into_iter().filter(|record| run.binary_search(&record.position).is_ok());
+            ahead.extend(wanted.map(|record| (record.position, record)));
+            if room == 0 {
                 return;
             }
         }
@@ -555,24 +549,20 @@ impl<'a> Rows<'a> {
 }
 
 impl Served {
-    /// The records of a range of positions, fewer where the log ends; `None` where several have more bytes than so many. Blocks.
-    pub fn records(&self, from: Position, to: Position, most_bytes: usize) -> Result<Option<Vec<Record>>, Refusal> {
+    /// The records of a range of positions, from its beginning: fewer where the log ends, or where they have more bytes than so many
+    /// together. Blocks.
+    pub fn records(&self, from: Position, to: Position, most_bytes: usize) -> Result<Vec<Record>, Refusal> {
         let mut reader = self.handle.reader(from)?;
         let mut found: Vec<Record> = Vec::new();
-        let mut bytes = 0;
-        while found.last().map_or(from, |record| record.position.next()) <= to {
-            let wanted = to.0 + 1 - found.last().map_or(from.0, |record| record.position.0 + 1);
-            let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-            let records = reader.read(wanted, most_bytes.min(16 << 20), Duration::from_secs(1))?;
-            if records.is_empty() {
-                break;
-            }
-            bytes += records.iter().map(|record| record.bytes.len()).sum::<usize>();
+        let (mut next, mut room) = (from, most_bytes);
+        while next <= to && (room > 0 || found.is_empty()) {
+            let wanted = usize::try_from(to.0 + 1 - next.0).unwrap_or(usize::MAX);
+            let records = reader.read(wanted, room.min(16 << 20), Duration::from_secs(1))?;
+            let Some(last) = records.last() else { break };
+            next = last.position.next();
+            room = room.saturating_sub(records.iter().map(|record| record.bytes.len()).sum());
             found.extend(records);
-            if bytes > most_bytes && to > from {
-                return Ok(None);
-            }
         }
-        Ok(Some(found))
+        Ok(found)
     }
 }
