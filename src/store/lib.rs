@@ -126,9 +126,7 @@ pub trait Store: Objects {
     fn stats(&self) -> Stats;
 
     /// What goes on below the rows; all zero where everything is in memory.
-    fn engine(&self) -> Engine {
-        Engine::default()
-    }
+    fn engine(&self) -> Engine;
 }
 
 /// Takes the key, without its table, and the value of one row.

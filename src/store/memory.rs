@@ -1,7 +1,7 @@
 //! A store in ordered maps: for tests, tools and replicas that need not outlive their process.
 
 use crate::{
-    Batch, Durability, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor,
+    Batch, Durability, Engine, Estimate, Head, IdRow, Order, PathDigest, PersistedTree, RevisionRow, RootPrefix, RowVisitor,
     Rows, Stats, Store, StoreError, SweepGate, Touched, check_batch, missing, verified,
 };
 use bytes::Bytes;
@@ -297,6 +297,10 @@ impl Store for MemoryStore {
             objects: tables.objects.len() as u64,
             bytes: tables.object_bytes,
         }
+    }
+
+    fn engine(&self) -> Engine {
+        Engine::default()
     }
 
     fn stats(&self) -> Stats {

@@ -29,8 +29,6 @@ pub(super) struct Appender {
     seed: u32,
     pub(super) extent: Extent,
     pub(super) tip: Tip,
-    /// The newest batch, for whoever watches.
-    written: Written,
 }
 
 /// Why a batch was not written. Nothing of it is visible.
@@ -63,7 +61,6 @@ impl Appender {
             seed,
             extent,
             tip,
-            written: Written::default(),
         })
     }
 
@@ -83,21 +80,23 @@ impl Appender {
             seed,
             extent,
             tip,
-            written: Written::default(),
         }
     }
 
-    /// Writes these records as one batch. When it returns `Ok`, they are durable.
+    /// Writes these records as one batch, and says what that took. When it returns `Ok`, they are durable.
     ///
     /// One write is one batch, and no batch is begun before the one before it is durable: so at most one batch can be torn.
-    pub(super) fn commit(&mut self, records: impl IntoIterator<Item = (Time, Bytes)>) -> Result<Vec<Record>, Fault> {
+    pub(super) fn commit(
+        &mut self,
+        records: impl IntoIterator<Item = (Time, Bytes)>,
+    ) -> Result<(Vec<Record>, Written), Fault> {
         let mut tip = self.tip;
         let records: Vec<Record> = records
             .into_iter()
             .map(|(time, bytes)| tip.record(time, bytes))
             .collect();
         if records.is_empty() {
-            return Ok(records);
+            return Ok((records, Written::default()));
         }
         if self.extent.len >= self.segment_bytes && self.extent.start < self.tip.position {
             self.roll()?;
@@ -106,14 +105,14 @@ impl Appender {
         write_full(&*self.file, &batch, self.extent.len).map_err(|error| self.write_failed(error))?;
         let begun = Instant::now();
         self.file.sync().map_err(|error| self.failed("sync", error))?;
-        self.written = Written {
+        let written = Written {
             records: records.len(),
             bytes: batch.len() as u64,
             sync: begun.elapsed(),
         };
         self.extent.len += batch.len() as u64;
         self.tip = tip;
-        Ok(records)
+        Ok((records, written))
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -339,11 +338,11 @@ pub(super) fn run(mut appender: Appender, queue: Arc<Queue>, tail: Arc<Tail>, op
     let batch_bytes = options.batch_bytes.min(BATCH_MAX);
     let mut disk_was_full = false;
     'batches: while let Some(batch) = queue.take(batch_bytes) {
-        let records = loop {
+        let (records, written) = loop {
             let time = stamp(&queue, &options, appender.tip.time);
             // A record is a counted reference: to try again costs no copy.
             match appender.commit(batch.iter().map(|bytes| (time, bytes.clone()))) {
-                Ok(records) => break records,
+                Ok(done) => break done,
                 Err(Fault::DiskFull(what)) if queue.disk_is_full(what.clone(), options.full_pause) => {
                     disk_was_full = true
                 }
@@ -359,7 +358,7 @@ pub(super) fn run(mut appender: Appender, queue: Arc<Queue>, tail: Arc<Tail>, op
             }
         };
         let bytes = records.iter().map(|record| record.bytes.len() + RECORD_HEADER).sum();
-        queue.tell(&appender.written);
+        queue.tell(&written);
         // Who reads a record finds its room free; who finds the log recovered can read what waited.
         queue.make_room(bytes);
         tail.publish(records, appender.tip, appender.extent);

@@ -25,7 +25,7 @@ use folder::{Access, Folder};
 use keys::{Kind, OBJECTS, ROWS};
 use parking_lot::{Mutex, RwLock};
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::statistics::{StatsLevel, Ticker};
+use rocksdb::statistics::Ticker;
 use rocksdb::{ColumnFamily, DB, ErrorKind, WriteOptions};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -99,9 +99,7 @@ impl RocksStore {
         if folder.fresh && access == Access::Read {
             return Err(StoreError::refused(format!("{} holds no store yet", dir.display())));
         }
-        let (mut settings, families) = (tuning::database(options, folder.fresh), tuning::families(options));
-        settings.enable_statistics();
-        settings.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+        let (settings, families) = (tuning::database(options, folder.fresh), tuning::families(options));
         let db = match access {
             Access::Write => DB::open_cf_descriptors(&settings, &folder.database, families),
             Access::Read => DB::open_cf_descriptors_read_only(&settings, &folder.database, families, false),

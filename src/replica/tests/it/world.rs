@@ -371,6 +371,10 @@ impl Store for Faulty {
         self.inner.estimate()
     }
 
+    fn engine(&self) -> Engine {
+        self.inner.engine()
+    }
+
     fn stats(&self) -> Stats {
         self.inner.stats()
     }
