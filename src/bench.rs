@@ -99,7 +99,8 @@ impl Author {
     }
 }
 
-fn puts(items: impl IntoIterator<Item = (String, Vec<u8>)>) -> Body<'static> {
+/// One commit that puts these children.
+pub fn puts(items: impl IntoIterator<Item = (String, Vec<u8>)>) -> Body<'static> {
     let operation = |(key, value): (String, Vec<u8>)| Operation {
         path: Path { steps: vec![Step { field: 1, key: Some(key.into_bytes().into()) }] },
         strict: false,

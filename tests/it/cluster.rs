@@ -10,6 +10,7 @@ mod line;
 pub mod replicas;
 pub mod work;
 
+use crate::support::{number, push_schema};
 use confold::wire::api::Api;
 use confold::wire::pb;
 use confold_test_brokers::{Cluster, Setup};
@@ -19,7 +20,6 @@ use line::Wire;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use replicas::Replica;
-pub use replicas::push_schema;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
@@ -40,10 +40,6 @@ const STUCK: Duration = Duration::from_secs(20);
 /// Lets time pass: for how long a fault lasts, and between two attempts.
 async fn pass_time(time: Duration) {
     _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
-}
-
-pub fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}")))
 }
 
 /// Tests that damage brokers or use the machine to the full, one after the other.
@@ -80,7 +76,7 @@ impl World {
         for number in 0..replicas {
             started.push(Replica::start(cluster, number, &topic, dir.path()).await);
         }
-        push_schema(&*started[0].api).await;
+        push_schema(&*started[0].api, "").await;
         let seen = started[0].status().await.unwrap().position;
         // Who has not folded the schema yet refuses commits before the log.
         for replica in &started {
@@ -235,9 +231,9 @@ async fn record(world: &Arc<World>, round: usize, seed: u64, time: Duration) -> 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_replicas_lose_nothing_double_nothing_and_agree_whatever_fails() {
     let _alone = ALONE.lock().await;
-    let soak = variable("CONFOLD_SOAK_SECONDS").map(Duration::from_secs);
-    let brokers = variable("CONFOLD_BROKERS").unwrap_or(1) as usize;
-    let seed = variable("CONFOLD_SEED").unwrap_or_else(|| getrandom::u64().unwrap());
+    let soak = number("CONFOLD_SOAK_SECONDS").map(Duration::from_secs);
+    let brokers = number("CONFOLD_BROKERS").unwrap_or(1) as usize;
+    let seed = number("CONFOLD_SEED").unwrap_or_else(|| getrandom::u64().unwrap());
     println!("CONFOLD_SEED={seed} CONFOLD_BROKERS={brokers}");
     let (longest, round_time) = match soak {
         None => (Duration::from_millis(2_000), Duration::from_secs(15)),

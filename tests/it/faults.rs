@@ -17,20 +17,11 @@ mod steps;
 mod sync;
 pub mod writers;
 
-use crate::support::{open, repository};
+pub use crate::support::number;
+use crate::support::{open, push_schema};
 use confold::Embedded;
-use confold::wire::{pb, schema_source};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// A number from the environment, by which a run is made longer or played again.
-pub fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")),
-    )
-}
 
 /// Moments and places, from `CONFOLD_SEED` or from the clock; the seed is printed.
 pub struct Chance(u64);
@@ -66,13 +57,7 @@ impl Chance {
 pub async fn store_for_writers(data: &Path) {
     Embedded::create(data, "faults").unwrap();
     let store = open(data).await;
-    let compiled = schema_source::descriptor_set_of(&repository().join("schemas/examples"), &[]).unwrap();
-    let request = pb::PushSchemaRequest {
-        descriptor_set: compiled.descriptor_set.into(),
-        root_message: "example.Network".into(),
-        ..Default::default()
-    };
-    store.api().push_schema(request).await.unwrap();
+    push_schema(&*store.api(), "").await;
     store.close().await.unwrap();
 }
 

@@ -5,8 +5,9 @@
 
 use crate::cluster::replicas::join;
 use crate::cluster::work::put;
-use crate::cluster::{ALONE, LOG, at_rest, one_broker, push_schema, variable};
+use crate::cluster::{ALONE, LOG, at_rest, one_broker};
 use bytes::Bytes;
+use crate::support::{number, push_schema};
 use confold::Embedded;
 use confold::folder::FolderError;
 use confold::replica::{Options, Replica, ReplicaState};
@@ -31,7 +32,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often the topic is damaged.
 fn rounds() -> u64 {
-    variable("CONFOLD_SOAK_ROUNDS").unwrap_or(3)
+    number("CONFOLD_SOAK_ROUNDS").unwrap_or(3)
 }
 
 pub struct Folder {
@@ -68,7 +69,7 @@ async fn begun(cluster: &'static Cluster) -> (Folder, Embedded) {
     let topic = tokio::task::spawn_blocking(|| cluster.new_topic(&LOG)).await.unwrap();
     let folder = Folder::on(cluster, &topic).await;
     let store = folder.serve().await;
-    push_schema(&*store.api()).await;
+    push_schema(&*store.api(), "").await;
     (folder, store)
 }
 
@@ -183,7 +184,7 @@ async fn a_replica_folds_nothing_of_a_topic_that_was_made_anew() {
         .unwrap();
         let new = Folder::on(cluster, &down.topic).await;
         let others = new.serve().await;
-        push_schema(&*others.api()).await;
+        push_schema(&*others.api(), "").await;
         commit(&others, 100..130).await;
 
         let fenced = until(&running, ReplicaState::Fenced).await;
@@ -293,8 +294,8 @@ fn poison(random: &mut SmallRng, incarnation: Incarnation) -> Vec<u8> {
 async fn poison_and_foreign_records_are_rejected_alike_by_three_replicas() {
     let _alone = ALONE.lock().await;
     let cluster = one_broker();
-    let records = variable("CONFOLD_SOAK_POISON").unwrap_or(500);
-    let seed = variable("CONFOLD_SEED").unwrap_or_else(|| getrandom::u64().unwrap());
+    let records = number("CONFOLD_SOAK_POISON").unwrap_or(500);
+    let seed = number("CONFOLD_SEED").unwrap_or_else(|| getrandom::u64().unwrap());
     println!("CONFOLD_SEED={seed}");
     let mut random = SmallRng::seed_from_u64(seed);
     let (folder, first) = begun(cluster).await;
@@ -347,7 +348,7 @@ async fn two(cluster: &'static Cluster) -> (Folder, Folder, [Embedded; 2]) {
 
 /// How often each divergence is made.
 fn divergences() -> u64 {
-    variable("CONFOLD_SOAK_DIVERGENCES").unwrap_or(1)
+    number("CONFOLD_SOAK_DIVERGENCES").unwrap_or(1)
 }
 
 async fn all_serve(stores: &[Embedded]) {

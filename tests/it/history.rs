@@ -10,9 +10,8 @@ use confold::replica::{Begin, Handle, Proposal, Submission};
 use confold::wire::api::Api;
 use confold::wire::pb;
 use confold_cli::bench::{self, Load};
-use confold_model::event::{Body, Commit, Operation, OperationKind, RetentionPolicy};
+use confold_model::event::RetentionPolicy;
 use confold_model::ids::Revision;
-use confold_model::path::{Path as NodePath, Step};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -33,24 +32,7 @@ fn load() -> Load {
 }
 
 fn put(turn: u64) -> Proposal {
-    let (key, value) = bench::item(bench::scattered(turn) % CHILDREN, turn, &load());
-    let path = NodePath {
-        steps: vec![Step {
-            field: 1,
-            key: Some(key.into_bytes().into()),
-        }],
-    };
-    let kind = OperationKind::Put { value: value.into() };
-    let operations = vec![Operation {
-        path,
-        strict: false,
-        base: None,
-        kind,
-    }];
-    Proposal::new(Body::Commit(Commit {
-        guards: vec![],
-        operations,
-    }))
+    Proposal::new(confold::bench::puts([bench::item(bench::scattered(turn) % CHILDREN, turn, &load())]))
 }
 
 /// Commits of one element each, until the store has so many revisions. Gives how many a second.
@@ -193,7 +175,7 @@ fn size(path: &Path) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_history_makes_nothing_slower_and_only_rows_and_log_bigger() {
-    let long = crate::cluster::variable("CONFOLD_REVISIONS").unwrap_or(30_000);
+    let long = number("CONFOLD_REVISIONS").unwrap_or(30_000);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let retention = RetentionPolicy {

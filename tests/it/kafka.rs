@@ -2,7 +2,7 @@
 
 use crate::moving::{Shown, folded, plan, run, sample};
 use crate::server::{CONFOLD, ServerProcess, confold, confold_with};
-use crate::support::{add, open, repository};
+use crate::support::{add, open, push_schema};
 use confold::Embedded;
 use confold::client::Remote;
 use confold::config::{Config, Kafka};
@@ -12,7 +12,7 @@ use confold::kafka::Shape;
 use confold::moving::{End, Plan};
 use confold::replica::{Begin, Options};
 use confold::wire::api::Api;
-use confold::wire::{pb, schema_source};
+use confold::wire::pb;
 use confold_model::ids::Position;
 use confold_test_brokers::{Cluster, fresh_name, one};
 use std::path::{Path, PathBuf};
@@ -40,16 +40,6 @@ fn init<'a>(data: &'a str, brokers: &'a str, topic: &'a str) -> Vec<&'a str> {
     vec!["init", data, "--kafka", brokers, "--topic", topic, "--create-topic", "--replication", "1", "--dev-unsafe"]
 }
 
-async fn push(api: &dyn Api) {
-    let compiled = schema_source::descriptor_set_of(&repository().join("schemas/examples"), &[]).unwrap();
-    let request = pb::PushSchemaRequest {
-        descriptor_set: compiled.descriptor_set.into(),
-        root_message: "example.Network".to_owned(),
-        ..Default::default()
-    };
-    api.push_schema(request).await.unwrap();
-}
-
 async fn commit(api: &dyn Api, number: u32) -> pb::Decision {
     let operations = vec![add("/vlans", format!(r#"{{"number": {number}}}"#))];
     api.commit(pb::CommitRequest { operations, ..Default::default() }).await.unwrap()
@@ -73,7 +63,7 @@ async fn what_is_written_at_one_replica_is_read_at_another_with_the_token_at_onc
     }
     let servers: Vec<ServerProcess> = folders.iter().map(|folder| ServerProcess::start(folder)).collect();
     let apis: Vec<Remote> = servers.iter().map(|server| Remote::connect(&server.address).unwrap()).collect();
-    push(&apis[0]).await;
+    push_schema(&apis[0], "").await;
     for number in 0..50 {
         let (writer, reader) = (&apis[number as usize % 2], &apis[(number as usize + 1) % 2]);
         let token = commit(writer, number).await.token;
@@ -262,7 +252,7 @@ async fn a_store_on_a_topic_is_made_while_a_server_runs() {
     let made = confold(&words);
     assert_eq!(made.code, 0, "{}", made.all());
     let api = Remote::connect(&server.address).unwrap();
-    push(&api).await;
+    push_schema(&api, "").await;
     commit(&api, 1).await;
     assert_eq!(status(&api).await.log, "kafka");
     let twice = confold(&words);
@@ -295,7 +285,7 @@ async fn a_new_replica_begins_from_a_snapshot_of_another_and_serves_on() {
         replicas.push(Embedded::open(&data, options).await.unwrap());
     }
     let api = replicas[0].api();
-    push(&*api).await;
+    push_schema(&*api, "").await;
     for number in 0..20 {
         commit(&*api, number).await;
     }
@@ -384,14 +374,7 @@ async fn a_store_that_is_fenced_while_it_is_served_leaves_the_others_serving() {
         assert!(api.tag(tag).await.is_err());
     };
     assert!(fenced.reason.contains("made anew"), "{}", fenced.reason);
-    let compiled = schema_source::descriptor_set_of(&repository().join("schemas/examples"), &[]).unwrap();
-    let request = pb::PushSchemaRequest {
-        store: "good".to_owned(),
-        descriptor_set: compiled.descriptor_set.into(),
-        root_message: "example.Network".to_owned(),
-        ..Default::default()
-    };
-    api.push_schema(request).await.unwrap();
+    push_schema(&api, "good").await;
     assert_eq!(api.status(ask("good")).await.unwrap().state(), pb::State::Serving);
     let seen = confold(&["doctor", "--server", &server.address]);
     assert_eq!(seen.code, 5, "{}", seen.all());

@@ -1,5 +1,6 @@
 //! What docs/operations.md says of metrics and backups holds for the real server.
 
+use crate::faults::copy_folder;
 use crate::moving::{Shown, sample};
 use crate::server::{ServerProcess, confold};
 use crate::support::{Fixture, add, open, repository};
@@ -8,8 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -160,15 +159,11 @@ fn dashboard_and_alarms_ask_for_metrics_that_are_there() {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_a_stopped_data_folder_opens_as_it_is() {
     let (dir, data, shown) = sample().await;
     let backup = dir.path().join("backup");
-    copy(&data, &backup);
+    copy_folder(&data, &backup);
     let store = open(&backup).await;
     assert_eq!(store.notes(), &[] as &[String]);
     assert_eq!(Shown::of(&store), shown);
@@ -200,7 +195,7 @@ async fn a_log_that_is_copied_while_it_is_written_is_a_backup() {
             }
             let (from, to) = (data.join("log"), root.join(format!("backup-{turn}")));
             let before = acknowledged.load(SeqCst);
-            tokio::task::spawn_blocking(move || copy(&from, &to)).await.unwrap();
+            tokio::task::spawn_blocking(move || copy_folder(&from, &to)).await.unwrap();
             backups.push((turn, before));
         }
         enough.store(true, SeqCst);
@@ -224,7 +219,7 @@ async fn a_log_that_is_copied_while_it_is_written_is_a_backup() {
     // As a data folder, for a machine whose original is gone: the database is made anew.
     let moved = root.join("moved");
     fs::create_dir(&moved).unwrap();
-    copy(&root.join("backup-1"), &moved.join("log"));
+    copy_folder(&root.join("backup-1"), &moved.join("log"));
     let store = open(&moved).await;
     assert!(store.handle().view().revision.0 >= 20);
     store.close().await.unwrap();

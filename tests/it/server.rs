@@ -110,6 +110,12 @@ impl ServerProcess {
         }
     }
 
+    /// Its state as the kernel names it: `T` is stopped.
+    pub fn state(&self) -> char {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        stat.rsplit(") ").next().unwrap().chars().next().unwrap()
+    }
+
     /// The last lines of its standard error.
     pub fn said(&self) -> String {
         self.said.lock().unwrap().iter().map(|line| format!("  {line}\n")).collect()

@@ -1,11 +1,11 @@
 //! Several stores in one server, made, opened and closed while it serves.
 
 use crate::server::{ServerProcess, confold};
-use crate::support::{add, repository};
+use crate::support::{add, push_schema};
 use confold::Embedded;
 use confold::client::Remote;
 use confold::wire::api::Api;
-use confold::wire::{pb, schema_source, status};
+use confold::wire::{pb, status};
 use std::path::Path;
 
 /// A folder of stores, served.
@@ -15,17 +15,6 @@ fn serve(root: &Path) -> ServerProcess {
 
 fn ask(store: &str) -> pb::StatusRequest {
     pb::StatusRequest { store: store.to_owned() }
-}
-
-async fn push(api: &dyn Api, store: &str) {
-    let compiled = schema_source::descriptor_set_of(&repository().join("schemas/examples"), &[]).unwrap();
-    let request = pb::PushSchemaRequest {
-        store: store.to_owned(),
-        descriptor_set: compiled.descriptor_set.into(),
-        root_message: "example.Network".to_owned(),
-        ..Default::default()
-    };
-    api.push_schema(request).await.unwrap();
 }
 
 async fn commit(api: &dyn Api, store: &str, number: u32) -> Result<pb::Decision, tonic::Status> {
@@ -52,7 +41,7 @@ async fn stores_are_made_closed_and_opened_while_others_are_served() {
     for name in ["lab", "net"] {
         let made = api.create_store(pb::CreateStoreRequest { name: name.to_owned(), ..Default::default() }).await.unwrap();
         assert_eq!((made.name.as_str(), made.log.as_str(), made.state()), (name, "file", pb::State::Serving));
-        push(&api, name).await;
+        push_schema(&api, name).await;
         commit(&api, name, 1).await.unwrap();
     }
     let again = api.create_store(pb::CreateStoreRequest { name: "lab".to_owned(), ..Default::default() }).await.unwrap_err();
@@ -94,7 +83,7 @@ async fn a_store_that_cannot_be_opened_leaves_the_others_serving() {
         let data = root.path().join(name);
         Embedded::create(&data, name).unwrap();
         let store = Embedded::open(&data, Default::default()).await.unwrap();
-        push(&*store.api(), "").await;
+        push_schema(&*store.api(), "").await;
         store.close().await.unwrap();
     }
     // Another log under a store that was folded, and a log whose first segment is not one.

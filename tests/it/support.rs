@@ -11,6 +11,27 @@ pub fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// A number from the environment, by which a run is made longer or played again.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
+}
+
+/// A file or folder of schemas of the repository, to be pushed.
+pub fn schema_request(schema: &str, root_message: &str) -> pb::PushSchemaRequest {
+    let compiled = schema_source::descriptor_set_of(&repository().join(schema), &[]).unwrap();
+    pb::PushSchemaRequest {
+        descriptor_set: compiled.descriptor_set.into(),
+        root_message: root_message.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// Gives a store the schema of the example network; its name may be empty where a server has one.
+pub async fn push_schema(api: &dyn Api, store: &str) {
+    let request = schema_request("schemas/examples", "example.Network");
+    api.push_schema(pb::PushSchemaRequest { store: store.to_owned(), ..request }).await.unwrap();
+}
+
 /// An open store in a folder of its own.
 pub struct Fixture {
     pub dir: tempfile::TempDir,
@@ -25,13 +46,7 @@ impl Fixture {
         Embedded::create(&dir.path().join("data"), "test").unwrap();
         let store = open(&dir.path().join("data")).await;
         let api = store.api();
-        let compiled = schema_source::descriptor_set_of(&repository().join(schema), &[]).unwrap();
-        let request = pb::PushSchemaRequest {
-            descriptor_set: compiled.descriptor_set.into(),
-            root_message: root_message.to_owned(),
-            ..Default::default()
-        };
-        let pushed = api.push_schema(request).await.unwrap();
+        let pushed = api.push_schema(schema_request(schema, root_message)).await.unwrap();
         assert_eq!(pushed.problems, Vec::<String>::new());
         Fixture { dir, store, api }
     }

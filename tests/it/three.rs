@@ -4,8 +4,9 @@
 //! `CONFOLD_SOAK_ROUNDS` says how often an unclean leader is elected.
 
 use crate::cluster::work::put;
-use crate::cluster::{ALONE, LOG, push_schema, variable};
+use crate::cluster::{ALONE, LOG};
 use crate::fences::{Folder, PATIENCE, commit, digests, status, until};
+use crate::support::{number, push_schema};
 use confold::Embedded;
 use confold::replica::ReplicaState;
 use confold::wire::{pb, status as answers};
@@ -57,7 +58,7 @@ async fn a_replica_refuses_writes_early_while_brokers_answer_and_take_none_and_s
     let topic = blocking(|| cluster.new_topic(&[&LOG[..], &[("min.insync.replicas", "3")]].concat())).await;
     let folder = Folder::on(cluster, &topic).await;
     let store = folder.serve().await;
-    push_schema(&*store.api()).await;
+    push_schema(&*store.api(), "").await;
     commit(&store, 1..4).await;
     let name = topic.clone();
     let leader = blocking(move || cluster.leader(&name)).await.unwrap();
@@ -94,7 +95,7 @@ async fn a_replica_refuses_writes_early_while_brokers_answer_and_take_none_and_s
 async fn a_replica_folds_nothing_of_a_branch_that_an_unclean_leader_began() {
     let _alone = ALONE.lock().await;
     let cluster = three_brokers().await;
-    let times = variable("CONFOLD_SOAK_ROUNDS").unwrap_or(1);
+    let times = number("CONFOLD_SOAK_ROUNDS").unwrap_or(1);
     for _ in 0..times {
         elect_unclean(cluster).await;
     }
@@ -119,7 +120,7 @@ async fn elect_unclean(cluster: &'static Cluster) {
     .await;
     let (down, up) = (Folder::on(cluster, &topic).await, Folder::on(cluster, &topic).await);
     let store = down.serve().await;
-    push_schema(&*store.api()).await;
+    push_schema(&*store.api(), "").await;
     commit(&store, 1..6).await;
 
     let name = topic.clone();

@@ -2,13 +2,12 @@
 
 use super::line::Line;
 use crate::server::ServerProcess;
-use crate::support::repository;
 use confold::client::{Options as RemoteOptions, Remote};
 use confold::config::Kafka;
 use confold::folder::{self, OnKafka};
 use confold::replica::Begin;
 use confold::wire::api::Api;
-use confold::wire::{pb, schema_source};
+use confold::wire::pb;
 use confold_test_brokers::Cluster;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -31,16 +30,6 @@ pub fn join(dir: &Path, brokers: &str, topic: &str) {
         Kafka { brokers: brokers.to_owned(), topic: Some(topic.to_owned()), dev_unsafe: true, ..Kafka::default() };
     let on = OnKafka { kafka, ..OnKafka::default() };
     folder::create_on_kafka(dir, &on, &Begin::default()).unwrap();
-}
-
-pub async fn push_schema(api: &dyn Api) {
-    let compiled = schema_source::descriptor_set_of(&repository().join("schemas/examples"), &[]).unwrap();
-    let request = pb::PushSchemaRequest {
-        descriptor_set: compiled.descriptor_set.into(),
-        root_message: "example.Network".into(),
-        ..Default::default()
-    };
-    api.push_schema(request).await.unwrap();
 }
 
 impl Replica {
@@ -87,10 +76,7 @@ impl Replica {
 
     /// The state of its process as the kernel names it: `T` is stopped.
     pub fn process_state(&self) -> char {
-        let process = self.process.lock().unwrap();
-        let stat = format!("/proc/{}/stat", process.as_ref().expect("it runs").child.id());
-        let stat = std::fs::read_to_string(stat).unwrap();
-        stat.rsplit(") ").next().unwrap().chars().next().unwrap()
+        self.process.lock().unwrap().as_ref().expect("it runs").state()
     }
 
     /// How it stands and what it wrote last, for whoever asks why.

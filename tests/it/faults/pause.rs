@@ -58,12 +58,6 @@ async fn read(shared: Arc<Shared>, number: usize) {
     }
 }
 
-/// Whether the kernel says that the process is stopped.
-fn is_stopped(process: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-}
-
 async fn until(what: &str, holds: impl Fn() -> bool) {
     let give_up = Instant::now() + Duration::from_secs(30);
     while !holds() {
@@ -100,7 +94,7 @@ async fn after_a_pause_no_read_is_old_and_no_write_is_lost() {
         let before = progress(&shared);
         until("it answers", || progress(&shared) > before + 200).await;
         server.signal("STOP");
-        until("it is stopped", || is_stopped(server.child.id())).await;
+        until("it is stopped", || server.state() == 'T').await;
         // A pause is a matter of time.
         let pause = Duration::from_millis(chance.between(longest / 3, longest));
         let (_keep, never) = std::sync::mpsc::channel::<()>();

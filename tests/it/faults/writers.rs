@@ -1,5 +1,6 @@
 //! Eight writers that know for certain what was acknowledged to them, and what must hold of their store whatever fails.
 
+use crate::cluster::work;
 use crate::support::{Fixture, open};
 use confold::client::Remote;
 use confold::replica::Handle;
@@ -119,17 +120,7 @@ pub fn commit(number: usize, count: u64, id: EventId) -> pb::CommitRequest {
 }
 
 fn put(number: usize, count: u64) -> pb::TextOperation {
-    let json = format!(r#"{{"id": "w{number}", "description": "{count}"}}"#);
-    let value = pb::Value {
-        form: Some(pb::value::Form::Json(json)),
-        ..Default::default()
-    };
-    let kind = Some(pb::text_operation::Kind::Put(value));
-    pb::TextOperation {
-        path: format!("/devices/w{number}"),
-        kind,
-        ..Default::default()
-    }
+    work::put(&format!("/devices/w{number}"), count)
 }
 
 async fn write(
