@@ -1,7 +1,7 @@
 //! Writing and reading our own few messages as canonical protobuf bytes.
 
 use crate::event::Malformed;
-use crate::wire_bytes::{Cursor, Raw};
+use crate::wire_bytes::{Cursor, Raw, RawField, WireError};
 pub use crate::wire_bytes::{put_bytes as put_item, put_tag, put_varint};
 
 /// A singular integer, omitted when 0.
@@ -39,7 +39,6 @@ pub fn put_message(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u
 /// The fields of one message in the order of its bytes. An error ends them.
 pub struct Fields<'a> {
     cursor: Cursor<'a>,
-    ended: bool,
 }
 
 pub enum Value<'a> {
@@ -48,30 +47,40 @@ pub enum Value<'a> {
 }
 
 impl<'a> Fields<'a> {
+    #[inline]
     pub fn new(bytes: &'a [u8]) -> Fields<'a> {
-        Fields { cursor: Cursor::new(bytes), ended: false }
+        Fields { cursor: Cursor::new(bytes) }
     }
 }
 
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<(u32, Value<'a>), Malformed>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
         let field = self.cursor.field::<false>().transpose()?;
-        let field = field.map_err(|error| Malformed(error.to_string())).and_then(|field| match field.value {
-            Raw::Varint(value) => Ok((field.number, Value::Varint(value))),
-            Raw::Bytes(bytes) => Ok((field.number, Value::Bytes(bytes))),
-            _ => Err(Malformed(format!("field {} is of a type that no message of ours has", field.number))),
-        });
-        self.ended = field.is_err();
-        Some(field)
+        let value = match field {
+            Ok(RawField { number, value: Raw::Varint(value), .. }) => Ok((number, Value::Varint(value))),
+            Ok(RawField { number, value: Raw::Bytes(bytes), .. }) => Ok((number, Value::Bytes(bytes))),
+            wrong => {
+                self.cursor = Cursor::new(&[]);
+                Err(no_field(wrong))
+            }
+        };
+        Some(value)
     }
 }
 
+#[cold]
+fn no_field(wrong: Result<RawField<'_>, WireError>) -> Malformed {
+    Malformed(match wrong {
+        Ok(field) => format!("field {} is of a type that no message of ours has", field.number),
+        Err(error) => error.to_string(),
+    })
+}
+
 impl<'a> Value<'a> {
+    #[inline]
     pub fn uint(self) -> Result<u64, Malformed> {
         match self {
             Value::Varint(value) => Ok(value),
@@ -79,11 +88,13 @@ impl<'a> Value<'a> {
         }
     }
 
+    #[inline]
     pub fn uint32(self) -> Result<u32, Malformed> {
         let value = self.uint()?;
         u32::try_from(value).map_err(|_| Malformed(format!("{value} does not fit 32 bits")))
     }
 
+    #[inline]
     pub fn bytes(self) -> Result<&'a [u8], Malformed> {
         match self {
             Value::Bytes(bytes) => Ok(bytes),
@@ -91,10 +102,12 @@ impl<'a> Value<'a> {
         }
     }
 
+    #[inline]
     pub fn text(self) -> Result<&'a str, Malformed> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Malformed("text that is not UTF-8".into()))
     }
 
+    #[inline]
     pub fn array<const N: usize>(self, what: &str) -> Result<[u8; N], Malformed> {
         let bytes = self.bytes()?;
         bytes.try_into().map_err(|_| Malformed(format!("{what} has {} bytes, not {N}", bytes.len())))
