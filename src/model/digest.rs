@@ -16,15 +16,12 @@ mod kind {
 
 /// d(n) = H(`10` d(n-1) u64 n, i64 record time, record bytes). d(-1) is `Hash::ZERO`.
 pub fn log_digest(before: Hash, position: Position, time: Time, record: &[u8]) -> Hash {
-    let mut hasher = blake3::Hasher::new();
     let mut head = [0; 49];
     head[0] = kind::LOG_DIGEST;
     head[1..33].copy_from_slice(&before.0);
     head[33..41].copy_from_slice(&position.0.to_be_bytes());
     head[41..49].copy_from_slice(&time.0.to_be_bytes());
-    hasher.update(&head);
-    hasher.update(record);
-    Hash(*hasher.finalize().as_bytes())
+    Hash::of_both(&head, record)
 }
 
 /// chain(n) = H(`11` chain(n-1) d(n) u8 outcome, u16 code, root(n)). chain(-1) is `Hash::ZERO`.
@@ -54,12 +51,12 @@ pub fn state(members: &[(u16, Hash)]) -> Hash {
 
 /// H(`15` row): the value of a state table's entry, and a scalar member.
 pub fn state_row(row: &[u8]) -> Hash {
-    prefixed(kind::STATE_ROW, row)
+    Hash::of_both(&[kind::STATE_ROW], row)
 }
 
 /// H(`16` entries) over one segment of the window.
 pub fn window_segment(entries: &[u8]) -> Hash {
-    prefixed(kind::WINDOW_SEGMENT, entries)
+    Hash::of_both(&[kind::WINDOW_SEGMENT], entries)
 }
 
 /// What the window compares when an id comes again: 16 bytes that stand for the intent and the principal together.
@@ -72,7 +69,7 @@ pub fn intent_mark(intent: &Hash, principal: &str) -> [u8; 16] {
     } else {
         let mut rest = intent.0.to_vec();
         rest.extend(principal.as_bytes());
-        prefixed(kind::PRINCIPAL_INTENT, &rest)
+        Hash::of_both(&[kind::PRINCIPAL_INTENT], &rest)
     };
     full.0[..16].try_into().expect("16 of 32 bytes")
 }
@@ -122,10 +119,11 @@ impl HistoryRange {
         // A carry of binary addition: equal heights merge, from the youngest peak on.
         for _ in 0..self.count.trailing_ones() {
             let left = self.peaks.pop().expect("one peak per set bit");
-            let mut pair = [0; 64];
-            pair[..32].copy_from_slice(&left.0);
-            pair[32..].copy_from_slice(&top.0);
-            top = prefixed(kind::HISTORY_INNER, &pair);
+            let mut preimage = [0; 65];
+            preimage[0] = kind::HISTORY_INNER;
+            preimage[1..33].copy_from_slice(&left.0);
+            preimage[33..].copy_from_slice(&top.0);
+            top = Hash::of(&preimage);
         }
         self.peaks.push(top);
         self.count += 1;
@@ -140,13 +138,6 @@ impl HistoryRange {
     pub fn peaks(&self) -> &[Hash] {
         &self.peaks
     }
-}
-
-fn prefixed(kind: u8, rest: &[u8]) -> Hash {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&[kind]);
-    hasher.update(rest);
-    Hash(*hasher.finalize().as_bytes())
 }
 
 #[cfg(test)]

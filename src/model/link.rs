@@ -115,7 +115,7 @@ impl<T> Link<T> {
     fn hash_words(&self) -> Hash {
         let mut hash = [0; 32];
         for (bytes, word) in hash.as_chunks_mut().0.iter_mut().zip(&self.hash) {
-            *bytes = word.load(Ordering::Relaxed).to_be_bytes();
+            *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
         }
         Hash(hash)
     }
@@ -130,7 +130,7 @@ impl<T> Link<T> {
 
 fn words(hash: &Hash) -> [AtomicU64; 4] {
     let (words, _) = hash.0.as_chunks();
-    std::array::from_fn(|index| AtomicU64::new(u64::from_be_bytes(words[index])))
+    std::array::from_fn(|index| AtomicU64::new(u64::from_ne_bytes(words[index])))
 }
 
 impl<T: Encode> Link<T> {

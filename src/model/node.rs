@@ -31,9 +31,7 @@ pub const EMPTY_NODE_BYTES: &[u8] = &[KIND_NODE, 0, 0, 0];
 
 /// Data hash of a config: that of its blob, also where the config stands inside the node.
 pub fn data_hash(config: &[u8]) -> Hash {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&[KIND_BLOB]).update(config);
-    Hash(*hasher.finalize().as_bytes())
+    Hash::of_both(&[KIND_BLOB], config)
 }
 
 /// One decoded object, borrowing from its bytes.
