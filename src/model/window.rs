@@ -29,14 +29,16 @@ pub struct Entry {
 pub const ENTRY_BYTES: usize = 8 + 8 + 16 + 16 + 1 + 2 + 8;
 
 impl Entry {
-    fn write(&self, out: &mut Vec<u8>) {
-        out.extend(self.position.0.to_be_bytes());
-        out.extend(self.id.seen.0.to_be_bytes());
-        out.extend(self.id.nonce);
-        out.extend(self.intent);
-        out.push(self.outcome);
-        out.extend(self.code.to_be_bytes());
-        out.extend(self.revision.0.to_be_bytes());
+    fn bytes(&self) -> [u8; ENTRY_BYTES] {
+        let mut bytes = [0; ENTRY_BYTES];
+        bytes[..8].copy_from_slice(&self.position.0.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.id.seen.0.to_be_bytes());
+        bytes[16..32].copy_from_slice(&self.id.nonce);
+        bytes[32..48].copy_from_slice(&self.intent);
+        bytes[48] = self.outcome;
+        bytes[49..51].copy_from_slice(&self.code.to_be_bytes());
+        bytes[51..].copy_from_slice(&self.revision.0.to_be_bytes());
+        bytes
     }
 
     fn read(bytes: &[u8; ENTRY_BYTES]) -> Entry {
@@ -128,10 +130,11 @@ impl Window {
         for (number, segment) in &mut self.segments {
             let cut = edge.is_some_and(|edge| *number * SEGMENT <= edge);
             let hash = if cut {
-                hash_entries(segment.entries.iter().filter(|entry| Some(entry.position.0) > edge))
+                let gone = segment.entries.partition_point(|entry| Some(entry.position.0) <= edge);
+                hash_entries(&segment.entries[gone..])
             } else {
                 if segment.hash.is_none() {
-                    segment.hash = hash_entries(segment.entries.iter());
+                    segment.hash = hash_entries(&segment.entries);
                 }
                 segment.hash
             };
@@ -148,7 +151,7 @@ impl Window {
         let skip = self.segments.partition_point(|(number, _)| *number < from.0 / SEGMENT);
         for entry in self.segments.iter().skip(skip).flat_map(|(_, segment)| &segment.entries) {
             if entry.position >= from {
-                entry.write(&mut out);
+                out.extend(entry.bytes());
             }
         }
         out
@@ -173,10 +176,9 @@ impl Window {
     }
 }
 
-fn hash_entries<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<Hash> {
-    let mut bytes = Vec::new();
-    entries.for_each(|entry| entry.write(&mut bytes));
-    (!bytes.is_empty()).then(|| digest::window_segment(&bytes))
+fn hash_entries(entries: &[Entry]) -> Option<Hash> {
+    let bytes: Vec<[u8; ENTRY_BYTES]> = entries.iter().map(Entry::bytes).collect();
+    (!bytes.is_empty()).then(|| digest::window_segment(bytes.as_flattened()))
 }
 
 #[cfg(test)]
@@ -232,7 +234,7 @@ mod tests {
     fn packed_entries_that_no_window_packs_are_refused_and_a_gap_takes_no_memory() {
         let packed = |entries: &[Entry]| {
             let mut out = Vec::new();
-            entries.iter().for_each(|entry| entry.write(&mut out));
+            entries.iter().for_each(|entry| out.extend(entry.bytes()));
             out
         };
         let far = u64::MAX - 1;
