@@ -85,7 +85,6 @@ pub struct Applied {
 /// What the bodies decide; the frame around them adds the rest.
 struct Decision {
     outcome: Outcome,
-    touched: Vec<(Path, bool)>,
     tree_changed: bool,
     mark: bool,
     halt: Option<u32>,
@@ -99,7 +98,7 @@ impl From<Rejection> for Decision {
 
 impl Decision {
     fn of(outcome: Outcome) -> Decision {
-        Decision { outcome, touched: Vec::new(), tree_changed: false, mark: false, halt: None }
+        Decision { outcome, tree_changed: false, mark: false, halt: None }
     }
 
     fn rejected(code: Code, detail: impl Into<String>) -> Decision {
@@ -127,31 +126,34 @@ pub fn apply(state: &mut State, time: Time, record: &[u8], objects: &dyn Objects
     let mut intention = None;
     let mut new_time = Time(state.time.0.max(time.0));
     let mut fresh = None;
+    let mut touched = Vec::new();
     let decision = match event {
         Err(rejection) => rejection.into(),
         Ok(mut event) => {
-            author = event.author.clone().into_owned();
             body = event.body.name();
             intention = event.intention;
-            match admit(state, position, &event) {
+            let decision = match admit(state, position, &event) {
                 Err(decision) => *decision,
                 Ok(mark) => {
                     fresh = mark;
-                    let decision = match allow(state, &mut event) {
+                    match allow(state, &mut event) {
                         Err(rejection) => rejection.into(),
                         Ok(()) => decide(state, position, new_time, &event, objects)?,
-                    };
-                    if matches!((&event.body, &decision.outcome), (Body::Clock, Outcome::Accepted)) {
-                        new_time = time;
                     }
-                    decision
                 }
+            };
+            author = event.author.into_owned();
+            match (event.body, &decision.outcome) {
+                (Body::Clock, Outcome::Accepted) => new_time = time,
+                (Body::Commit(commit), Outcome::Accepted) => touched = merge::touched(commit),
+                _ => {}
             }
+            decision
         }
     };
 
     // From here on nothing can fail: the state moves as one.
-    let Decision { outcome, touched, tree_changed, mark, halt } = decision;
+    let Decision { outcome, tree_changed, mark, halt } = decision;
     state.position = Some(position);
     state.digest = digest;
     state.time = new_time;
@@ -280,20 +282,16 @@ fn decide(
     Ok(match &event.body {
         Body::Genesis(genesis) => begin(state, event, genesis),
         Body::Commit(commit) => {
-            let Some(schema) = state.schema.clone() else {
+            let Some(schema) = &state.schema else {
                 return Ok(Decision::rejected(Code::SchemaInvalid, "the store has no schema yet"));
             };
-            match merge::commit_into(&mut state.tree, &schema, &state.limits, commit, objects)? {
+            match merge::commit_into(&mut state.tree, schema, &state.limits, commit, objects)? {
                 Err(rejection) => rejection.into(),
                 Ok(()) => {
                     let root = state.tree.root();
-                    let mut decision = Decision::changed(root != state.root);
-                    if root != state.root {
-                        state.root = root;
-                        decision.tree_changed = true;
-                        decision.touched = merge::touched(commit);
-                    }
-                    decision
+                    let tree_changed = root != state.root;
+                    state.root = root;
+                    Decision { tree_changed, ..Decision::changed(tree_changed) }
                 }
             }
         }

@@ -71,9 +71,9 @@ pub fn commit_into(
 }
 
 /// The paths that the operations name, each with whether the whole subtree is meant.
-pub fn touched(commit: &Commit<'_>) -> Vec<(Path, bool)> {
-    let deep = |operation: &Operation<'_>| !matches!(operation.kind, OperationKind::Update { .. });
-    commit.operations.iter().map(|operation| (operation.path.clone(), deep(operation))).collect()
+pub fn touched(commit: Commit<'_>) -> Vec<(Path, bool)> {
+    let operations = commit.operations.into_iter();
+    operations.map(|operation| (operation.path, !matches!(operation.kind, OperationKind::Update { .. }))).collect()
 }
 
 fn try_commit(
@@ -339,13 +339,14 @@ impl<'a> Frame<'a> {
         {
             self.check_key(path, child, ty, &new.config)?;
         }
-        let old = match self.tree.node(path, self.objects)? {
-            Lookup::Found(node) => Some(node.config(self.objects)?.to_vec()),
-            Lookup::Default => Some(Vec::new()),
+        let found = self.tree.node(path, self.objects)?;
+        let old = match &found {
+            Lookup::Found(node) => Some(node.config(self.objects)?),
+            Lookup::Default => Some(&[][..]),
             Lookup::Absent { step } => {
                 // An update never makes a node: with nothing there on either side there is nothing to merge.
                 if !matches!(operation.base, Some(Base::Hash(_))) {
-                    return Err(self.absent(path, step).into());
+                    return Err(self.absent(path, *step).into());
                 }
                 None
             }
@@ -355,11 +356,11 @@ impl<'a> Frame<'a> {
             let detail = format!("{name} is a child field: an update carries the node's own fields alone");
             return Err(self.reject(Code::ChildrenInUpdate, path, detail));
         }
-        let result: Cow<'o, [u8]> = match (&old, mask.is_empty()) {
+        let result: Cow<'o, [u8]> = match (old, mask.is_empty()) {
             (Some(old), false) => Cow::Owned(self.schema.merge_masked(ty, old, &new.config, mask)),
             _ => new.config,
         };
-        if let (true, Some(old)) = (operation.strict, &old) {
+        if let (true, Some(old)) = (operation.strict, old) {
             let changed = self.schema.read_only_changes(ty, old, &result);
             if !changed.is_empty() {
                 return Err(self.read_only(path, &changed));
@@ -370,7 +371,7 @@ impl<'a> Frame<'a> {
                 true => node::data_hash(config),
                 false => node::data_hash(&self.schema.masked(ty, config, mask)),
             };
-            let current = old.as_deref().map(masked);
+            let current = old.map(masked);
             let target = if old.is_some() { masked(&result) } else { node::data_hash(&result) };
             if self.merge(operation, base, current, Some(target), "update")? {
                 return Ok(Edit::Nothing);
