@@ -72,7 +72,7 @@ pub struct Window {
     /// By number, ascending; only those that had an entry, so that a gap of positions costs nothing.
     segments: VecDeque<(u64, Segment)>,
     /// Ids are ordered by `seen`, so new ones come in near the end and the oldest leave near the front.
-    by_id: BTreeMap<EventId, (u64, u32)>,
+    by_id: BTreeMap<EventId, Position>,
 }
 
 impl Window {
@@ -93,20 +93,25 @@ impl Window {
     }
 
     pub fn get(&self, id: &EventId) -> Option<&Entry> {
-        let (segment, index) = self.by_id.get(id)?;
-        let at = self.segments.binary_search_by_key(segment, |(number, _)| *number).ok()?;
-        self.segments[at].1.entries.get(*index as usize)
+        let position = self.by_id.get(id)?;
+        let segment = self.segments.binary_search_by_key(&(position.0 / SEGMENT), |(number, _)| *number).ok()?;
+        let entries = &self.segments[segment].1.entries;
+        // A withdraw stands beside the id that it bars.
+        let first = entries.partition_point(|entry| entry.position < *position);
+        entries[first..].iter().find(|entry| entry.id == *id)
     }
 
     /// Adds an entry; positions come ascending, and an id once.
     pub fn insert(&mut self, entry: Entry) {
         let number = entry.position.0 / SEGMENT;
         if self.segments.back().is_none_or(|(last, _)| *last < number) {
-            self.segments.push_back((number, Segment::default()));
+            // As many come as in the segment before, nearly always.
+            let room = self.segments.back().map_or(0, |(_, before)| before.entries.len());
+            self.segments.push_back((number, Segment { entries: Vec::with_capacity(room), hash: None }));
         }
-        let Some((number, segment)) = self.segments.back_mut() else { return };
+        let Some((_, segment)) = self.segments.back_mut() else { return };
         segment.hash = None;
-        self.by_id.insert(entry.id, (*number, segment.entries.len() as u32));
+        self.by_id.insert(entry.id, entry.position);
         segment.entries.push(entry);
     }
 
