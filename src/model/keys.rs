@@ -47,6 +47,14 @@ impl KeyField {
         })
     }
 
+    /// Whether [`KeyField::text`] has a text for these key bytes.
+    pub fn is_key(&self, key: &[u8]) -> bool {
+        match self.kind {
+            Kind::String => check_string_key(Kind::String, Raw::Bytes(key)).is_ok(),
+            kind => key.len() == width(kind),
+        }
+    }
+
     /// The text of key bytes, not percent-encoded. `None` when they are not a key of this field: wrong width, not UTF-8, empty or too long.
     pub fn text(&self, key: &[u8]) -> Option<String> {
         if self.kind == Kind::String {

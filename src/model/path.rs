@@ -281,7 +281,7 @@ impl Schema {
 impl KeyField {
     /// Whether key bytes are a key of this field: `INVALID_PATH`, or `LIMIT` for too many bytes.
     fn check(&self, key: &[u8]) -> Result<(), Rejection> {
-        if self.text(key).is_some() {
+        if self.is_key(key) {
             return Ok(());
         }
         if self.kind == Kind::String && key.len() > MAX_KEY_BYTES {
