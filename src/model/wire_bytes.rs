@@ -71,7 +71,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next field, or `None` at the end.
-    #[inline]
+    #[inline(always)]
     pub fn field<const STRICT: bool>(&mut self) -> Result<Option<RawField<'a>>, WireError> {
         if self.is_empty() {
             return Ok(None);
@@ -97,7 +97,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A field number, shifted by 3, and a wire type, which may be one that does not exist.
-    #[inline]
+    #[inline(always)]
     pub fn tag<const STRICT: bool>(&mut self) -> Result<u32, WireError> {
         let tag = self.varint::<STRICT>()?;
         match u32::try_from(tag) {
@@ -107,13 +107,13 @@ impl<'a> Cursor<'a> {
     }
 
     /// A length and as many bytes.
-    #[inline]
+    #[inline(always)]
     pub fn bytes<const STRICT: bool>(&mut self) -> Result<&'a [u8], WireError> {
         let length = self.varint::<STRICT>()?;
         self.take(usize::try_from(length).map_err(|_| WireError::Truncated)?)
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn varint<const STRICT: bool>(&mut self) -> Result<u64, WireError> {
         match self.bytes.get(self.at) {
             Some(&byte) if byte < 0x80 => {
@@ -136,7 +136,7 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| WireError::Truncated)?))
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, length: usize) -> Result<&'a [u8], WireError> {
         let end = self.at.checked_add(length).ok_or(WireError::Truncated)?;
         let taken = self.bytes.get(self.at..end).ok_or(WireError::Truncated)?;
@@ -169,6 +169,7 @@ pub fn fields(bytes: &[u8]) -> impl Iterator<Item = RawField<'_>> {
 }
 
 /// Appends a minimal varint.
+#[inline]
 pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
