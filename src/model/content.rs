@@ -228,8 +228,9 @@ impl Config {
 }
 
 impl Value for Link<Node> {
-    fn hash(&self, scratch: &mut Scratch) -> Hash {
-        Link::hash(self, scratch)
+    #[inline]
+    fn put_hash(&self, scratch: &mut Scratch) {
+        Link::put_hash(self, scratch);
     }
 
     fn hash_below(part: &Part<Link<Node>>, scratch: &mut Scratch) {
@@ -254,15 +255,13 @@ impl Encode for Node {
             }
             Config::Blob(link) => {
                 scratch.bytes.push(1);
-                let hash = link.hash(scratch);
-                scratch.bytes.extend_from_slice(&hash.0);
+                link.put_hash(scratch);
             }
         }
         put_varint(&mut scratch.bytes, self.entries.len() as u64);
         for entry in &self.entries {
             put_varint(&mut scratch.bytes, u64::from(entry.field));
-            let hash = entry.link.hash(scratch);
-            scratch.bytes.extend_from_slice(&hash.0);
+            entry.link.put_hash(scratch);
         }
     }
 

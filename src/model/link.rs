@@ -46,7 +46,7 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub fn with_room() -> Scratch {
-        Scratch { bytes: Vec::with_capacity(1024), depth: 0 }
+        Scratch { bytes: Vec::with_capacity(4096), depth: 0 }
     }
 }
 
@@ -95,7 +95,11 @@ impl<T> Link<T> {
 
     /// The hash, where it is known already.
     pub fn known(&self) -> Option<Hash> {
-        (self.flags.load(Ordering::Acquire) & HASHED != 0).then(|| self.hash_words())
+        self.has_hash().then(|| self.hash_words())
+    }
+
+    fn has_hash(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & HASHED != 0
     }
 
     pub fn load<S: Source<T> + ?Sized>(&self, source: &S, place: Place<'_>) -> Result<&Arc<T>, ObjectsError> {
@@ -175,6 +179,18 @@ impl<T: Encode> Link<T> {
             self.set_hash(&hash);
             hash
         })
+    }
+
+    /// Appends the hash to a preimage, hashing what is not hashed yet.
+    #[inline]
+    pub fn put_hash(&self, scratch: &mut Scratch) {
+        if !self.has_hash() {
+            self.hash(scratch);
+        }
+        // Word by word: a hash put together on the stack would have to be stored before it can be copied.
+        for word in &self.hash {
+            scratch.bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
     }
 
     /// The hash on its own, for where it is known nearly always.
@@ -279,7 +295,7 @@ pub(crate) fn shed(link: &mut dyn AnyLink, shedding: &mut Shedding) {
 
 impl<T: Content> AnyLink for Link<T> {
     fn is_hashed(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & HASHED != 0
+        self.has_hash()
     }
 
     fn is_persisted(&self) -> bool {

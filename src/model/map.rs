@@ -134,8 +134,8 @@ fn in_memory<T>(result: Result<T, ObjectsError>) -> T {
 pub(crate) struct Row<V>(V);
 
 impl<V: MapValue> Value for Row<V> {
-    fn hash(&self, _: &mut Scratch) -> Hash {
-        self.0.hash()
+    fn put_hash(&self, scratch: &mut Scratch) {
+        scratch.bytes.extend_from_slice(&self.0.hash().0);
     }
 }
 
@@ -144,7 +144,8 @@ pub(crate) type Visit<'a, V> = &'a mut dyn FnMut(&[u8], &V) -> Result<(), Object
 
 /// What stands beside a key: a row, or a link to a node.
 pub(crate) trait Value: Clone {
-    fn hash(&self, scratch: &mut Scratch) -> Hash;
+    /// Appends the value's hash, hashing what is not hashed yet.
+    fn put_hash(&self, scratch: &mut Scratch);
 
     /// See [`Encode::hash_below`]. With rows for values a map is at most 512 parts deep.
     fn hash_below(_: &Part<Self>, _: &mut Scratch) {}
@@ -604,8 +605,7 @@ impl<V: Value> Encode for Part<V> {
                     let key = bucket.key(index);
                     put_varint(&mut scratch.bytes, key.len() as u64);
                     scratch.bytes.extend_from_slice(key);
-                    let hash = value.hash(scratch);
-                    scratch.bytes.extend_from_slice(&hash.0);
+                    value.put_hash(scratch);
                 }
             }
             Part::Inner(inner) => {
@@ -613,16 +613,14 @@ impl<V: Value> Encode for Part<V> {
                 put_prefix(&mut scratch.bytes, &inner.skipped);
                 scratch.bytes.push(u8::from(inner.own.is_some()));
                 if let Some(own) = &inner.own {
-                    let hash = own.hash(scratch);
-                    scratch.bytes.extend_from_slice(&hash.0);
+                    own.put_hash(scratch);
                 }
                 scratch.bytes.extend_from_slice(&inner.bitmap.to_be_bytes());
                 for branch in &inner.branches {
                     put_varint(&mut scratch.bytes, branch.count);
                 }
                 for branch in &inner.branches {
-                    let hash = branch.link.hash(scratch);
-                    scratch.bytes.extend_from_slice(&hash.0);
+                    branch.link.put_hash(scratch);
                 }
             }
         }
