@@ -407,6 +407,22 @@ fn what_has_left_the_window_is_in_the_state_hash_no_more() {
 }
 
 #[test]
+fn a_new_incarnation_ends_the_one_before_it() {
+    let mut state = State::new();
+    let rows = |state: &State| state.incarnations().collect::<Vec<_>>();
+    let row = |begin: u64, life: u8, end: Option<u64>| IncarnationRow {
+        begin: Position(begin),
+        incarnation: Incarnation([life; 16]),
+        end: end.map(Position),
+    };
+    state.put_incarnation(Position(0), Incarnation([5; 16]));
+    assert_eq!(rows(&state), [row(0, 5, None)]);
+    state.put_incarnation(Position(9), Incarnation([6; 16]));
+    assert_eq!(rows(&state), [row(0, 5, Some(9)), row(9, 6, None)]);
+    assert_eq!((state.incarnation, state.log_id()), (Incarnation([6; 16]), Incarnation([5; 16])));
+}
+
+#[test]
 fn members_ascend_and_are_what_the_hash_is_made_of() {
     let numbers: Vec<u16> = (1..=16).chain(32..=39).collect();
     let mut state = full();
