@@ -258,5 +258,7 @@ mod tests {
             assert!(Window::new(5).unpack(&packed(&wrong)).is_err(), "{wrong:?}");
         }
         assert!(window.unpack(&packed(&[entry(5, 0)])).is_err(), "nor behind what is there");
+        // A withdrawal stands at its position, and so does the id that it bars.
+        assert!(Window::new(5).unpack(&packed(&[entry(9, 3), entry(9, 4)])).is_ok());
     }
 }
