@@ -22,11 +22,15 @@ use confold_model::state::State;
 use confold_replica::{Begin, Options, Proposal};
 use confold_server::echo;
 use confold_wire::pb;
+use http::header::HOST;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
 use std::collections::{BTreeSet, VecDeque};
-use std::io;
+use std::net::SocketAddr;
 use std::path::Path as FilePath;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 /// `None` for the parts that any server can be asked.
@@ -246,8 +250,7 @@ async fn http_reads(load: &Load, clients: usize) -> Result<Measured, Failure> {
         .map(|client| {
             let load = load.clone();
             tokio::spawn(async move {
-                let mut connection = BufReader::new(TcpStream::connect(address).await?);
-                connection.get_ref().set_nodelay(true)?;
+                let mut requests = http_connection(address).await?;
                 let mut recorder = Recorder::new();
                 for turn in 0.. {
                     if began.elapsed() >= load.duration {
@@ -255,16 +258,16 @@ async fn http_reads(load: &Load, clients: usize) -> Result<Measured, Failure> {
                     }
                     let index = bench::scattered(turn * clients as u64 + client) % load.children;
                     let asked = Instant::now();
-                    http_get(&mut connection, &format!("/v1/get?path={}", bench::path(index))).await?;
+                    http_get(&mut requests, &format!("/v1/get?path={}", bench::path(index))).await?;
                     recorder.record(asked);
                 }
-                Ok::<_, io::Error>(recorder)
+                Ok::<_, Failure>(recorder)
             })
         })
         .collect();
     let mut all = Recorder::new();
     for task in tasks {
-        all.merge(&task.await.map_err(internal)?.map_err(internal)?);
+        all.merge(&task.await.map_err(internal)??);
     }
     let took = began.elapsed();
     drop(stop);
@@ -272,27 +275,25 @@ async fn http_reads(load: &Load, clients: usize) -> Result<Measured, Failure> {
     Ok(all.measured(took))
 }
 
-/// One request on a connection that stays open, and its answer read whole.
-async fn http_get(connection: &mut BufReader<TcpStream>, path: &str) -> io::Result<()> {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
-    connection.get_mut().write_all(request.as_bytes()).await?;
-    let (mut line, mut length, mut first) = (String::new(), None, true);
-    loop {
-        line.clear();
-        connection.read_line(&mut line).await?;
-        if first && !line.starts_with("HTTP/1.1 200") {
-            return Err(io::Error::other(format!("the server answered {:?}", line.trim())));
-        }
-        first = false;
-        match line.trim().split_once(':') {
-            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.trim().parse().ok(),
-            Some(_) => {}
-            None if line.trim().is_empty() => break,
-            None => {}
-        }
+/// A connection over which one request after the other is made.
+async fn http_connection(address: SocketAddr) -> Result<SendRequest<Empty<Bytes>>, Failure> {
+    let stream = TcpStream::connect(address).await.map_err(internal)?;
+    stream.set_nodelay(true).map_err(internal)?;
+    let (requests, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(internal)?;
+    tokio::spawn(connection);
+    Ok(requests)
+}
+
+/// One request, and its answer read whole.
+async fn http_get(requests: &mut SendRequest<Empty<Bytes>>, path: &str) -> Result<(), Failure> {
+    let request = Request::get(path).header(HOST, "localhost").body(Empty::new()).map_err(internal)?;
+    requests.ready().await.map_err(internal)?;
+    let answer = requests.send_request(request).await.map_err(internal)?;
+    let status = answer.status();
+    if status != StatusCode::OK {
+        return Err(internal(format!("GET {path} is answered with {status}")));
     }
-    let length: usize = length.ok_or_else(|| io::Error::other("the server did not say how long its answer is"))?;
-    connection.read_exact(&mut vec![0; length]).await?;
+    answer.into_body().collect().await.map_err(internal)?;
     Ok(())
 }
 

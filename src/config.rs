@@ -60,6 +60,9 @@ pub struct Kafka {
 pub struct Server {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
+    /// Health and metrics on an address of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_bytes: Option<u64>,
     /// Names that may make, open and close stores.
@@ -218,6 +221,7 @@ mod tests {
             }),
             server: Server {
                 listen: Some("127.0.0.1:7000".parse().unwrap()),
+                metrics_listen: Some("[::1]:9411".parse().unwrap()),
                 admin: vec!["ops".to_owned()],
                 on_dispute: Some(OnDispute::Stop),
                 require_token: true,

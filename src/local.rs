@@ -28,6 +28,7 @@ use confold_server::{BindError, HealthSource, Server, StoreHealth};
 use confold_wire::api::{Api, Stream};
 use confold_wire::caller::Gate;
 use confold_wire::{convert, pb};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -39,6 +40,16 @@ use tonic::Status;
 
 /// Where `serve` listens unless told otherwise.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), confold_server::DEFAULT_PORT);
+
+/// What a server listens on.
+struct Addresses {
+    calls: SocketAddr,
+    /// For health and metrics alone.
+    metrics: Option<SocketAddr>,
+}
+
+/// Any free port, for this machine.
+const FREE: Addresses = Addresses { calls: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0), metrics: None };
 
 /// A server that starts waits so long for its stores to catch up before it listens.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -116,12 +127,15 @@ impl Local for OnThisMachine {
         let service = Service::over(stores.clone()).kept_by(shelf.clone());
         let protection = protection(options.protection, &config.server);
         let tls = protection.tls.is_some();
-        let address = options.listen.or(config.server.listen).unwrap_or(DEFAULT_LISTEN);
+        let addresses = Addresses {
+            calls: options.listen.or(config.server.listen).unwrap_or(DEFAULT_LISTEN),
+            metrics: options.metrics_listen.or(config.server.metrics_listen),
+        };
         let health = move || stores.list().into_iter().map(health).collect();
-        let server = listen(Arc::new(service), Arc::new(health), biggest, address, protection, false).await?;
+        let server = listen(Arc::new(service), Arc::new(health), biggest, addresses, protection, false).await?;
         let only = open.first().filter(|_| alone).and_then(|listed| listed.handle.clone());
         let names = open.iter().map(|listed| listed.name.to_string()).collect();
-        ready(&Serving { address: server.local_addr(), stores: names, tls });
+        ready(&Serving { address: server.local_addr(), metrics: server.metrics_addr(), stores: names, tls });
         tokio::select! {
             stopped = server.run(told_to_stop()) => {
                 if stopped.cut_off > 0 {
@@ -249,11 +263,10 @@ impl Local for OnThisMachine {
             }
         }
         let store = Embedded::open(folder, Options::default()).await.map_err(failure)?;
-        let free = SocketAddr::from(([127, 0, 0, 1], 0));
         let handle = store.handle().clone();
         let biggest = handle.view().limits.max_event_bytes;
         let health = move || vec![health_of(&handle)];
-        let server = listen(store.gate(), Arc::new(health), biggest, free, Protection::default(), true).await?;
+        let server = listen(store.gate(), Arc::new(health), biggest, FREE, Protection::default(), true).await?;
         let address = server.local_addr().to_string();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         tokio::spawn(async move {
@@ -385,11 +398,10 @@ fn protection(given: Protection, config: &config::Server) -> Protection {
 
 /// Serves a store on a free port of this machine, until what comes with the address is dropped.
 pub async fn serve_here(store: &Embedded) -> Result<(SocketAddr, tokio::sync::oneshot::Sender<()>), Failure> {
-    let free = SocketAddr::from(([127, 0, 0, 1], 0));
     let handle = store.handle().clone();
     let biggest = handle.view().limits.max_event_bytes;
     let health = move || vec![health_of(&handle)];
-    let server = listen(store.gate(), Arc::new(health), biggest, free, Protection::default(), true).await?;
+    let server = listen(store.gate(), Arc::new(health), biggest, FREE, Protection::default(), true).await?;
     let address = server.local_addr();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     tokio::spawn(server.run(async { _ = stopped.await }));
@@ -400,11 +412,13 @@ async fn listen(
     gate: Arc<dyn Gate>,
     health: Arc<dyn HealthSource>,
     max_event_bytes: u64,
-    address: SocketAddr,
+    addresses: Addresses,
     protection: Protection,
     echo: bool,
 ) -> Result<Server, Failure> {
     let mut limits = confold_server::Limits::default();
+    // Each takes an open file, and a log or a database that gets none stops for good.
+    limits.max_connections = limits.max_connections.min(open_files() / 2);
     limits.max_event_bytes = usize::try_from(max_event_bytes).unwrap_or(usize::MAX);
     let Protection { tls, require_token, insecure } = protection;
     let tls = tls.map(|files| confold_server::Tls {
@@ -414,7 +428,8 @@ async fn listen(
         client_common_name: files.client_common_name,
     });
     let options = confold_server::Options {
-        address,
+        address: addresses.calls,
+        metrics: addresses.metrics,
         limits,
         tls,
         require_token,
@@ -424,11 +439,20 @@ async fn listen(
     };
     Server::bind(options, gate, health).await.map_err(|error| {
         let exit = match error {
-            BindError::Unprotected { .. } | BindError::Tls(_) => Exit::Invalid,
+            BindError::Unprotected { .. } | BindError::Meet { .. } | BindError::Tls(_) => Exit::Invalid,
             _ => Exit::Unavailable,
         };
         Failure::new(exit, error.to_string())
     })
+}
+
+/// How many files this process may have open, once it has asked for as many as the system lets it have.
+fn open_files() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    // A limit that cannot be raised is kept to as it is.
+    _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let files = getrlimit(Resource::Nofile).current;
+    files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 fn health(listed: Listed) -> StoreHealth {

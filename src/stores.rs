@@ -15,6 +15,7 @@ use confold_replica::{Begin, Handle, Options, ReplicaState, Standing};
 use confold_store::StoreError;
 use confold_wire::{convert, pb, status};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -90,7 +91,7 @@ impl Shelf {
         let put = self.open_in(dir).await;
         if let Err(error) = &put {
             tracing::error!(store = name, %error, hint = error.hint(), "a store cannot be opened");
-            self.stores.shut(&name, Standing { state: error.state(), reason: error.to_string(), by_operator: false });
+            self.stores.shut(&name, Standing::new(error.state(), error.to_string()));
             self.held.lock().await.insert(name.clone(), Held { dir: dir.to_owned(), watch: None });
             if error.may_pass() {
                 tokio::spawn(try_again(Arc::downgrade(self), name, dir.to_owned()));
@@ -164,8 +165,7 @@ fn name_of(dir: &Path) -> String {
 }
 
 fn closed() -> Standing {
-    let reason = "an operator closed it".to_owned();
-    Standing { state: ReplicaState::Stopped, reason, by_operator: true }
+    Standing { by_operator: true, ..Standing::new(ReplicaState::Stopped, "an operator closed it") }
 }
 
 /// Opening waits for disks and brokers.
@@ -188,7 +188,7 @@ async fn try_again(shelf: Weak<Shelf>, name: String, dir: PathBuf) {
             Err(error) if error.may_pass() => {}
             Err(error) => {
                 tracing::error!(store = name, %error, hint = error.hint(), "a store cannot be opened");
-                shelf.stores.shut(&name, Standing { state: error.state(), reason: error.to_string(), by_operator: false });
+                shelf.stores.shut(&name, Standing::new(error.state(), error.to_string()));
                 return;
             }
         }
@@ -329,6 +329,8 @@ fn refused(error: FolderError) -> Refusal {
         FolderError::Config(_) | FolderError::Unsafe(_) | FolderError::Begin(_) => Code::Unsupported,
         FolderError::OtherStore(..) | FolderError::Log(LogError::Fenced { .. }) => Code::Fenced,
         FolderError::Stopped(..) => Code::Quarantined,
+        FolderError::Log(LogError::DiskFull { .. }) | FolderError::Store(StoreError::Full { .. }) => Code::DiskFull,
+        FolderError::Io(_, error) if error.kind() == ErrorKind::StorageFull => Code::DiskFull,
         _ => Code::Unavailable,
     };
     refusal(code, error.to_string(), error.hint())

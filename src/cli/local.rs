@@ -134,6 +134,8 @@ pub struct ServeOptions {
     pub config: Option<PathBuf>,
     /// For gRPC, and JSON over HTTP on the same port.
     pub listen: Option<SocketAddr>,
+    /// For health and metrics alone, beside that.
+    pub metrics_listen: Option<SocketAddr>,
     /// Bytes of memory for what is read again.
     pub cache_bytes: Option<u64>,
     /// Who may make, open and close stores.
@@ -177,6 +179,8 @@ pub struct TlsFiles {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Serving {
     pub address: SocketAddr,
+    /// Where health and metrics have an address of their own.
+    pub metrics: Option<SocketAddr>,
     /// The stores that are open.
     pub stores: Vec<String>,
     pub tls: bool,

@@ -265,7 +265,7 @@ fn fate(error: &Error) -> Fate {
     use tonic::Code as Grpc;
     match error {
         Error::Refused(_) => match error.code() {
-            Some(Code::Unavailable) => Fate::NotSent,
+            Some(Code::Unavailable | Code::DiskFull) => Fate::NotSent,
             Some(Code::Unknown) => Fate::Doubtful,
             _ => Fate::Refused,
         },

@@ -49,10 +49,12 @@ pub enum Code {
     Unsupported = 36,
     /// Nobody knows who calls.
     Unauthenticated = 37,
+    /// No space is left for the log or for what is folded.
+    DiskFull = 38,
 }
 
 impl Code {
-    pub const ALL: [Code; 37] = [
+    pub const ALL: [Code; 38] = [
         Code::NotFound,
         Code::InvalidPath,
         Code::TypeMismatch,
@@ -90,6 +92,7 @@ impl Code {
         Code::Unknown,
         Code::Unsupported,
         Code::Unauthenticated,
+        Code::DiskFull,
     ];
 
     pub fn from_number(number: u16) -> Option<Code> {
@@ -140,6 +143,7 @@ impl Code {
             Code::Unknown => "UNKNOWN",
             Code::Unsupported => "UNSUPPORTED",
             Code::Unauthenticated => "UNAUTHENTICATED",
+            Code::DiskFull => "DISK_FULL",
         }
     }
 }

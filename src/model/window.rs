@@ -216,6 +216,18 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_goes_when_its_last_position_is_left_behind_and_not_before() {
+        let window = filled(SEGMENT, 1..3 * SEGMENT - 1);
+        let last = entry(2 * SEGMENT - 1, 2 * SEGMENT - 2).id;
+        assert!(window.get(&last).is_some(), "position n - W + 1 counts");
+        assert!(window.get(&entry(SEGMENT - 1, SEGMENT - 2).id).is_none());
+        assert_eq!(window.segments.len(), 2);
+        let window = filled(SEGMENT, 1..3 * SEGMENT);
+        assert!(window.get(&last).is_none());
+        assert_eq!((window.segments.len(), window.len() as u64), (1, SEGMENT));
+    }
+
+    #[test]
     fn the_hash_covers_exactly_the_positions_after_n_minus_w() {
         let now = Position(3 * SEGMENT);
         let mut long = filled(SEGMENT, 1..3 * SEGMENT + 1);
@@ -253,5 +265,7 @@ mod tests {
             assert!(Window::new(5).unpack(&packed(&wrong)).is_err(), "{wrong:?}");
         }
         assert!(window.unpack(&packed(&[entry(5, 0)])).is_err(), "nor behind what is there");
+        // A withdrawal stands at its position, and so does the id that it bars.
+        assert!(Window::new(5).unpack(&packed(&[entry(9, 3), entry(9, 4)])).is_ok());
     }
 }

@@ -99,7 +99,7 @@ impl Core {
         if was_full {
             tracing::info!("there is space again, and the store goes on");
             self.set_reading(true);
-            self.stand.change(ReplicaState::Degraded, ReplicaState::CatchingUp, "");
+            self.stand.change(ReplicaState::Degraded, ReplicaState::CatchingUp);
         }
         self.metrics.commit_seconds.record(started.elapsed());
         self.release(effects);
@@ -109,7 +109,7 @@ impl Core {
     /// Nothing is folded while the store takes nothing: reads go on with what it has. `false`: the replica is being stopped.
     fn wait_for_space(&self, error: &StoreError) -> bool {
         self.set_reading(false);
-        if self.stand.set(ReplicaState::Degraded, error.to_string()) {
+        if self.stand.set(Standing::without_space(error)) {
             tracing::error!(%error, "the fold waits");
         }
         self.pause(self.options.full_pause);
@@ -173,11 +173,11 @@ impl Core {
     pub fn serve_when_caught_up(&self, view: &View) {
         if self.stand.state() == ReplicaState::CatchingUp && view.position.next() >= self.target {
             if self.is_of_another_life(view) {
-                self.stand.set(ReplicaState::CatchingUp, fence::NOT_OPENED);
+                self.stand.set(Standing::new(ReplicaState::CatchingUp, fence::NOT_OPENED));
                 return;
             }
             self.announce();
-            self.stand.change(ReplicaState::CatchingUp, ReplicaState::Serving, "");
+            self.stand.change(ReplicaState::CatchingUp, ReplicaState::Serving);
             self.house.wake();
         }
     }
@@ -201,16 +201,16 @@ impl Core {
 
     /// Folds nothing more. Views stay readable, everybody who waits is told.
     pub fn stop_as(&self, state: ReplicaState, reason: impl Into<String>) {
-        self.stop_with(Standing { state, reason: reason.into(), by_operator: false });
+        self.stop_with(Standing::new(state, reason));
     }
 
     /// As `stop_as`, and the next start must not lead out of it by itself.
     pub fn stop_for_operator(&self, state: ReplicaState, reason: String) {
-        self.stop_with(Standing { state, reason, by_operator: true });
+        self.stop_with(Standing { by_operator: true, ..Standing::new(state, reason) });
     }
 
     fn stop_with(&self, standing: Standing) {
-        if self.stand.move_to(standing.clone())
+        if self.stand.set(standing.clone())
             && standing.state != ReplicaState::Stopped
             && let Some(told) = &self.options.on_stop
         {

@@ -12,7 +12,7 @@ use crate::agree::dispute_loop;
 use crate::core::Core;
 use crate::fence;
 use crate::options::Housekeeping;
-use crate::status::ReplicaState;
+use crate::status::{ReplicaState, Standing};
 use crate::step::{FoldError, Folded, Folder, Next};
 use confold_log::{LogError, Reader, Record};
 use confold_model::ids::Position;
@@ -295,7 +295,7 @@ fn read_failed(core: &Arc<Core>, error: LogError) -> bool {
         LogError::Failed { .. } => core.log_failed(&error),
         LogError::Closed | LogError::Corrupt { .. } => core.stop_as(ReplicaState::Halted, error.to_string()),
         other => {
-            core.stand.set(ReplicaState::Degraded, other.to_string());
+            core.stand.set(Standing::without_log(&other));
             core.pause(core.options.retry_pause);
             return true;
         }

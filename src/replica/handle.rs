@@ -189,7 +189,7 @@ impl Replica {
         // What was not settled before the last stop is looked into again.
         let open = handle.core.folder.lock().as_ref().map(Folder::disagreements);
         open.into_iter().flatten().for_each(|disagreement| handle.core.alarm(&disagreement));
-        handle.core.stand.set(ReplicaState::CatchingUp, "");
+        handle.core.stand.set(ReplicaState::CatchingUp);
         handle.core.serve_when_caught_up(&handle.core.views.latest());
         *handle.threads.running.lock() = drive::start(&handle.core, reader)?;
         Ok(handle)
@@ -390,7 +390,7 @@ fn fold_genesis(log: &dyn Log, store: &dyn Store, folder: &mut Folder) -> Result
 /// Whether the log still holds what was folded: the same log by identity, and the same record at the last position. Gives the
 /// reader of what comes next, or how the replica stands instead.
 fn overlap(log: &dyn Log, head: &Head, view: &View, adopt: bool) -> Result<Result<Box<dyn Reader>, Standing>, LogError> {
-    let fenced = |reason: String| Ok(Err(standing(ReplicaState::Fenced, reason)));
+    let fenced = |reason: String| Ok(Err(Standing::new(ReplicaState::Fenced, reason)));
     if log.transport_id() != head.transport_id && head.applied.next() > log.copied_to() && !adopt {
         let ours = Folded {
             store_name: &view.store_name,
@@ -410,7 +410,7 @@ fn overlap(log: &dyn Log, head: &Head, view: &View, adopt: bool) -> Result<Resul
     }
     if applied.next() < range.start {
         let reason = format!("the log starts at {}, this replica has folded up to {applied}", range.start);
-        return Ok(Err(standing(ReplicaState::SnapshotNeeded, reason)));
+        return Ok(Err(Standing::new(ReplicaState::SnapshotNeeded, reason)));
     }
     if applied < range.start {
         tracing::warn!(start = range.start.0, applied = applied.0, "the log was trimmed up to this replica's position: it cannot be compared");
@@ -432,10 +432,6 @@ fn overlap(log: &dyn Log, head: &Head, view: &View, adopt: bool) -> Result<Resul
             head.digest
         ))),
     }
-}
-
-fn standing(state: ReplicaState, reason: String) -> Standing {
-    Standing { state, reason, by_operator: false }
 }
 
 fn wrong_transport(ours: [u8; 16], found: [u8; 16]) -> String {

@@ -5,7 +5,7 @@
 use crate::core::Core;
 use crate::options::Housekeeping;
 use crate::propose::Proposal;
-use crate::status::ReplicaState;
+use crate::status::{ReplicaState, Standing};
 use crate::step::{Effects, Mark};
 use bytes::Bytes;
 use confold_model::event::{self, Body, Checkpoint, Event};
@@ -151,14 +151,14 @@ impl Core {
     fn watch_log(&self) {
         match (self.stand.state(), self.log.health()) {
             (ReplicaState::Serving, Err(error)) => {
-                self.stand.change(ReplicaState::Serving, ReplicaState::Degraded, error.to_string());
+                self.stand.change(ReplicaState::Serving, Standing::without_log(&error));
             }
             // The cause may become known, or another one.
             (ReplicaState::Degraded, Err(error)) if self.reading() => {
-                self.stand.change(ReplicaState::Degraded, ReplicaState::Degraded, error.to_string());
+                self.stand.change(ReplicaState::Degraded, Standing::without_log(&error));
             }
             (ReplicaState::Degraded, Ok(())) if self.reading() => {
-                self.stand.change(ReplicaState::Degraded, ReplicaState::CatchingUp, "");
+                self.stand.change(ReplicaState::Degraded, ReplicaState::CatchingUp);
                 self.serve_when_caught_up(&self.views.latest());
             }
             _ => {}

@@ -5,7 +5,7 @@
 //! again (same id, same intent) is always safe.
 
 use crate::core::Core;
-use crate::status::ReplicaState;
+use crate::status::{ReplicaState, Standing};
 use crate::step::Settlement;
 use crate::view::View;
 use bytes::Bytes;
@@ -93,6 +93,9 @@ pub enum ProposeError {
     /// Ask another replica, or do as the state's hint says.
     #[error("this replica takes no proposals, it is {}: {reason}", .state.name())]
     Unavailable { state: ReplicaState, reason: String },
+    /// Wait until there is space again; the replica then goes on by itself.
+    #[error("this replica takes no proposals, its disk is full: {reason}")]
+    DiskFull { reason: String },
     /// Wait for answers, then go on.
     #[error("too much is under way: {what}; wait for answers, then send again")]
     Busy { what: String },
@@ -116,6 +119,7 @@ impl ProposeError {
             ProposeError::Sealed => Code::Sealed,
             ProposeError::Refused(rejection) => rejection.code,
             ProposeError::Busy { .. } => Code::Unavailable,
+            ProposeError::DiskFull { .. } => Code::DiskFull,
             ProposeError::Unavailable { state, .. } => match state {
                 ReplicaState::Fenced => Code::Fenced,
                 ReplicaState::Halted => Code::Halted,
@@ -386,6 +390,9 @@ impl Core {
         if self.is_closing() {
             return Err(ProposeError::Unavailable { state: ReplicaState::Stopped, reason: "it is shutting down".to_owned() });
         }
+        if standing.disk_full {
+            return Err(ProposeError::DiskFull { reason: standing.reason });
+        }
         if standing.state != ReplicaState::Serving {
             return Err(ProposeError::Unavailable { state: standing.state, reason: standing.reason });
         }
@@ -425,8 +432,11 @@ impl Core {
             }
             Err(error @ LogError::Full { .. }) => Err(ProposeError::Busy { what: error.to_string() }),
             Err(error) => {
-                self.stand.change(ReplicaState::Serving, ReplicaState::Degraded, error.to_string());
-                Err(self.unavailable(error))
+                self.stand.change(ReplicaState::Serving, Standing::without_log(&error));
+                Err(match error {
+                    LogError::DiskFull { .. } => ProposeError::DiskFull { reason: error.to_string() },
+                    error => self.unavailable(error),
+                })
             }
         }
     }

@@ -2,8 +2,9 @@
 
 use crate::meters;
 use crate::view::View;
-use confold_log::Range;
+use confold_log::{LogError, Range};
 use confold_model::ids::Position;
+use confold_store::StoreError;
 use metrics::{Counter, Gauge, Histogram};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -92,6 +93,31 @@ pub struct Standing {
     pub reason: String,
     /// The store is evidence: only an operator's command leads out of this state, a restart must not.
     pub by_operator: bool,
+    /// No space is left for the log or the store: proposals are refused as that.
+    pub disk_full: bool,
+}
+
+impl Standing {
+    pub fn new(state: ReplicaState, reason: impl Into<String>) -> Standing {
+        Standing { state, reason: reason.into(), by_operator: false, disk_full: false }
+    }
+
+    /// Degraded: the log takes no records, or gives none.
+    pub(crate) fn without_log(error: &LogError) -> Standing {
+        let disk_full = matches!(error, LogError::DiskFull { .. });
+        Standing { disk_full, ..Standing::new(ReplicaState::Degraded, error.to_string()) }
+    }
+
+    /// Degraded: the store has no space for a batch.
+    pub(crate) fn without_space(error: &StoreError) -> Standing {
+        Standing { disk_full: true, ..Standing::new(ReplicaState::Degraded, error.to_string()) }
+    }
+}
+
+impl From<ReplicaState> for Standing {
+    fn from(state: ReplicaState) -> Standing {
+        Standing::new(state, "")
+    }
 }
 
 /// Everything that `status` shows, as of one moment.
@@ -131,8 +157,7 @@ pub(crate) struct Stand {
 
 impl Stand {
     pub fn new() -> Stand {
-        let starting = Standing { state: ReplicaState::Starting, reason: String::new(), by_operator: false };
-        Stand { now: watch::Sender::new(starting) }
+        Stand { now: watch::Sender::new(ReplicaState::Starting.into()) }
     }
 
     pub fn get(&self) -> Standing {
@@ -148,11 +173,8 @@ impl Stand {
     }
 
     /// Moves on, unless a final state was reached. Says whether anything changed.
-    pub fn set(&self, state: ReplicaState, reason: impl Into<String>) -> bool {
-        self.move_to(Standing { state, reason: reason.into(), by_operator: false })
-    }
-
-    pub fn move_to(&self, standing: Standing) -> bool {
+    pub fn set(&self, standing: impl Into<Standing>) -> bool {
+        let standing = standing.into();
         let moved = self.now.send_if_modified(|now| {
             let moves = !now.state.is_final() && *now != standing;
             if moves {
@@ -170,8 +192,8 @@ impl Stand {
     }
 
     /// Moves only out of the state given.
-    pub fn change(&self, from: ReplicaState, to: ReplicaState, reason: impl Into<String>) -> bool {
-        self.state() == from && self.set(to, reason)
+    pub fn change(&self, from: ReplicaState, to: impl Into<Standing>) -> bool {
+        self.state() == from && self.set(to)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     Limits, Stopped,
-    front::Front,
+    front::{Face, Front},
     handshake::{self, Failed},
     metrics::Connections,
     tls::Certificates,
@@ -37,14 +37,19 @@ const PREFACE_BYTES: usize = 24;
 pub(crate) async fn serve(
     listener: TcpListener,
     front: Arc<Front>,
+    face: Face,
     tls: Option<Arc<Certificates>>,
     limits: &Limits,
     shutdown: impl Future<Output = ()>,
 ) -> Stopped {
-    let meters = Arc::new(Connections::new());
+    let meters = Arc::new(match face {
+        Face::Calls => Connections::new(),
+        Face::Monitoring(_) => Connections::uncounted(),
+    });
     let server = Arc::new(Connection {
         builder: builder(limits),
         front,
+        face,
         tls,
         meters: Arc::clone(&meters),
         limits: limits.clone(),
@@ -146,6 +151,7 @@ impl Handshakes {
 struct Connection {
     builder: Builder<TokioExecutor>,
     front: Arc<Front>,
+    face: Face,
     tls: Option<Arc<Certificates>>,
     meters: Arc<Connections>,
     limits: Limits,
@@ -198,7 +204,7 @@ impl Connection {
             stream,
             received: Arc::clone(&received),
         };
-        let answering = self.front.for_caller(caller);
+        let answering = self.front.for_caller(self.face, caller);
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), answering));
 
         let mut silent = pin!(sleep_until(begun + self.limits.header_timeout));

@@ -7,6 +7,7 @@ use crate::{
     grpc::{self, Grpc},
     health::{Health, HealthService},
     http::{Hosts, Http},
+    is_open,
     metrics::Meters,
 };
 use confold_wire::{
@@ -17,9 +18,25 @@ use confold_wire::{
 use futures::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 use tonic::{body::Body, codegen::Service, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
+
+/// What an address is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Face {
+    /// Everything, to whom the gate lets in.
+    Calls,
+    /// Health and metrics, to whoever asks under one of these names.
+    Monitoring(Hosts),
+}
+
+impl Face {
+    pub fn monitoring(address: SocketAddr) -> Face {
+        // Whoever gave out an address for other machines gave out what it tells.
+        Face::Monitoring(if is_open(address) { Hosts::Any } else { Hosts::Local })
+    }
+}
 
 /// One for the whole server.
 pub(crate) struct Front {
@@ -42,7 +59,7 @@ impl Front {
         if options.reflection {
             others = with_reflection(others);
         }
-        let hosts = match (&options.tls, options.is_open()) {
+        let hosts = match (&options.tls, is_open(options.address)) {
             (Some(_), _) => Hosts::Any,
             (None, true) => Hosts::Network,
             (None, false) => Hosts::Local,
@@ -67,7 +84,7 @@ impl Front {
     }
 
     /// What answers the requests of one connection. Nothing is made anew for a call.
-    pub fn for_caller(self: &Arc<Front>, caller: Caller) -> Answering {
+    pub fn for_caller(self: &Arc<Front>, face: Face, caller: Caller) -> Answering {
         let door = Arc::new(Door::new(Arc::clone(&self.gate), self.require_token, caller));
         let grpc = Grpc::new(Arc::clone(&door), Arc::clone(&self.meters), Arc::clone(&self.health));
         let store = StoreServer::new(grpc)
@@ -75,6 +92,7 @@ impl Front {
             .max_encoding_message_size(self.message_bytes);
         Answering {
             front: Arc::clone(self),
+            face,
             door,
             store,
         }
@@ -83,6 +101,7 @@ impl Front {
 
 pub(crate) struct Answering {
     front: Arc<Front>,
+    face: Face,
     door: Arc<Door>,
     store: StoreServer<Grpc>,
 }
@@ -93,6 +112,9 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
     type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if let Face::Monitoring(hosts) = self.face {
+            return Box::pin(std::future::ready(Ok(self.front.http.monitor(hosts, &request))));
+        }
         if !is_grpc(request.headers().get(CONTENT_TYPE)) {
             let http = Arc::clone(&self.front.http);
             let (door, store) = (Arc::clone(&self.door), self.store.clone());

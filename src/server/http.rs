@@ -93,51 +93,76 @@ impl Http {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
         self.hosts.check(&request)?;
-        let reads = is_read(&request);
-        let path = request.uri().path().to_owned();
-        match path.as_str() {
-            "/livez" | "/readyz" | "/metrics" if !reads => Err(Refusal::verb("GET")),
+        if let Some(answer) = self.about_server(&request, || door.may_inspect(request.headers())) {
+            return answer;
+        }
+        match request.uri().path().strip_prefix("/v1/").map(str::to_owned) {
+            Some(name) => {
+                door.admit(request.headers())?;
+                self.call_named(called, &name, request).await
+            }
+            None => Err(nothing_here(
+                "the calls are at /v1/, beside them are /livez, /readyz and /metrics",
+            )),
+        }
+    }
+
+    /// Whatever concerns the server as a whole, and nothing else.
+    pub fn monitor(&self, hosts: Hosts, request: &Request<Incoming>) -> Response<Body> {
+        let elsewhere = || {
+            Err(nothing_here(
+                "this address has /metrics, /livez and /readyz; the calls have another",
+            ))
+        };
+        let answer = hosts
+            .check(request)
+            .and_then(|()| self.about_server(request, || Ok(())).unwrap_or_else(elsewhere));
+        answer.unwrap_or_else(|refusal| refusal.into_response(self.types))
+    }
+
+    /// `/livez`, `/readyz` and `/metrics`; `None` for any other path.
+    fn about_server(
+        &self,
+        request: &Request<Incoming>,
+        may_inspect: impl FnOnce() -> Result<(), Status>,
+    ) -> Option<Result<Response<Body>, Refusal>> {
+        let path = request.uri().path();
+        Some(match path {
+            "/livez" | "/readyz" | "/metrics" if !is_read(request) => Err(Refusal::verb("GET")),
             "/livez" => Ok(text(StatusCode::OK, "alive\n".to_owned())),
-            "/readyz" => {
-                let detail = door.may_inspect(request.headers()).is_ok();
-                let asked = query::one(request.uri().query().unwrap_or_default(), "store")?;
-                let ready = match &asked {
-                    None => Some(self.health.ready()),
-                    Some(name) => self.health.store_ready(name),
-                };
-                // Whether to send traffic here is for everybody to know; which stores are here, and what ails them, is
-                // not.
-                match (ready, detail) {
-                    (Some(Ok(lines)), true) => Ok(text(StatusCode::OK, lines)),
-                    (Some(Err(lines)), true) => Ok(text(StatusCode::SERVICE_UNAVAILABLE, lines)),
-                    (None, true) => Err(no_store(&asked.unwrap_or_default())),
-                    (Some(Ok(_)), false) => Ok(text(StatusCode::OK, "ready\n".to_owned())),
-                    (_, false) => Ok(text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned())),
-                }
-            }
-            "/metrics" => {
-                door.may_inspect(request.headers())?;
-                match metrics::page(&self.health) {
-                    Some(page) => Ok(typed(
-                        StatusCode::OK,
-                        "text/plain; version=0.0.4; charset=utf-8",
-                        page.into(),
-                    )),
-                    None => Err(Refusal::new(
-                        Code::Unavailable,
-                        "this process records its metrics elsewhere",
-                    )),
-                }
-            }
-            path => match path.strip_prefix("/v1/") {
-                Some(name) => {
-                    door.admit(request.headers())?;
-                    self.call_named(called, name, request).await
-                }
-                None => Err(Refusal::new(Code::NotFound, "there is nothing at this address")
-                    .hint("the calls are at /v1/, beside them are /livez, /readyz and /metrics")
-                    .http(StatusCode::NOT_FOUND)),
-            },
+            "/readyz" => self.ready(request.uri().query().unwrap_or_default(), may_inspect().is_ok()),
+            "/metrics" => may_inspect().map_err(Refusal::from).and_then(|()| self.metrics()),
+            _ => return None,
+        })
+    }
+
+    fn ready(&self, query: &str, detail: bool) -> Result<Response<Body>, Refusal> {
+        let asked = query::one(query, "store")?;
+        let ready = match &asked {
+            None => Some(self.health.ready()),
+            Some(name) => self.health.store_ready(name),
+        };
+        // Whether to send traffic here is for everybody to know; which stores are here, and what ails them, is not.
+        match (ready, detail) {
+            (Some(Ok(lines)), true) => Ok(text(StatusCode::OK, lines)),
+            (Some(Err(lines)), true) => Ok(text(StatusCode::SERVICE_UNAVAILABLE, lines)),
+            (None, true) => Err(no_store(&asked.unwrap_or_default())),
+            (Some(Ok(_)), false) => Ok(text(StatusCode::OK, "ready\n".to_owned())),
+            (_, false) => Ok(text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned())),
+        }
+    }
+
+    fn metrics(&self) -> Result<Response<Body>, Refusal> {
+        match metrics::page(&self.health) {
+            Some(page) => Ok(typed(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                page.into(),
+            )),
+            None => Err(Refusal::new(
+                Code::Unavailable,
+                "this process records its metrics elsewhere",
+            )),
         }
     }
 
@@ -328,6 +353,12 @@ fn methods(types: &Types) -> BTreeMap<String, Method> {
             Some((method.name().to_owned(), described))
         })
         .collect()
+}
+
+fn nothing_here(hint: &str) -> Refusal {
+    Refusal::new(Code::NotFound, "there is nothing at this address")
+        .hint(hint)
+        .http(StatusCode::NOT_FOUND)
 }
 
 fn no_store(name: &str) -> Refusal {

@@ -1,4 +1,5 @@
-//! The network face of a store: gRPC, the same calls as JSON over HTTP, health and metrics, all on one port.
+//! The network face of a store: gRPC, the same calls as JSON over HTTP, health and metrics, all on one port. Health and metrics
+//! may have an address of their own beside it, for those who watch and hold no token.
 //!
 //! Nothing is decided here. A call is bounded, counted, traced and handed to `Api`; what comes back is written down in
 //! the form in which the call was made. JSON over HTTP is translated to and from the gRPC service in this process, so
@@ -24,6 +25,7 @@ pub use limits::Limits;
 pub use tls::{Tls, TlsError};
 
 use confold_wire::caller::Gate;
+use front::Face;
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::net::TcpListener;
 
@@ -34,6 +36,8 @@ pub const DEFAULT_PORT: u16 = 7411;
 pub struct Options {
     /// Port 0: any free one, see `Server::local_addr`.
     pub address: SocketAddr,
+    /// Another address that answers `/metrics`, `/livez` and `/readyz` alone, in clear text and to whoever reaches it.
+    pub metrics: Option<SocketAddr>,
     pub limits: Limits,
     /// `None`: everybody on the way can read and change what is said.
     pub tls: Option<Tls>,
@@ -53,6 +57,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             address: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
+            metrics: None,
             limits: Limits::default(),
             tls: None,
             require_token: false,
@@ -65,15 +70,16 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Others than this machine's own processes reach the address.
-    fn is_open(&self) -> bool {
-        !self.address.ip().to_canonical().is_loopback()
-    }
-
     fn check(&self) -> Result<(), BindError> {
+        if let Some(metrics) = self.metrics.filter(|metrics| meet(*metrics, self.address)) {
+            return Err(BindError::Meet {
+                metrics,
+                address: self.address,
+            });
+        }
         let known = self.require_token || self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let lacks = match (self.tls.is_some(), known) {
-            _ if !self.is_open() || self.insecure => return Ok(()),
+            _ if !is_open(self.address) || self.insecure => return Ok(()),
             (true, true) => return Ok(()),
             (true, false) => {
                 "nobody would know who calls: ask for certificates (--client-ca) or for tokens (--require-token)"
@@ -88,6 +94,17 @@ impl Options {
     }
 }
 
+/// Others than this machine's own processes reach the address.
+fn is_open(address: SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
+}
+
+/// Whether two addresses cannot be listened on at once.
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let (this, that) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one.port() != 0 && one.port() == other.port() && (this == that || this.is_unspecified() || that.is_unspecified())
+}
+
 /// Why a server could not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -95,6 +112,11 @@ pub enum BindError {
         "{address} can be reached from other machines, and {lacks}, listen on 127.0.0.1 or [::1], or say --insecure"
     )]
     Unprotected { address: SocketAddr, lacks: &'static str },
+    #[error(
+        "metrics on {metrics} would meet the calls on {address}: choose another port, or leave out --metrics-listen, \
+         since {address} has /metrics too, for callers with the right to administer"
+    )]
+    Meet { metrics: SocketAddr, address: SocketAddr },
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("{0} is taken by another process: stop that one, or listen on another port (port 0 picks a free one)")]
@@ -109,6 +131,7 @@ pub enum BindError {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    monitoring: Option<(TcpListener, SocketAddr)>,
     front: Arc<front::Front>,
     tls: Option<(tls::Certificates, tls::Renewal)>,
     limits: Limits,
@@ -122,29 +145,27 @@ pub struct Stopped {
 }
 
 impl Server {
-    /// Reads the certificates and takes the port.
+    /// Reads the certificates and takes the ports.
     pub async fn bind(
         options: Options,
         gate: Arc<dyn Gate>,
         health: Arc<dyn HealthSource>,
     ) -> Result<Server, BindError> {
-        let address = options.address;
         options.check()?;
         let tls = match options.tls.clone() {
             None => None,
             Some(tls) => Some(tls::Certificates::read(tls)?),
         };
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::Taken(address),
-            io::ErrorKind::PermissionDenied => BindError::NotAllowed(address),
-            _ => BindError::Other { address, source },
+        let (listener, address) = listen(options.address).await?;
+        let monitoring = match options.metrics {
+            None => None,
+            Some(address) => Some(listen(address).await?),
         };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
         let limits = options.limits.clone();
         Ok(Server {
             listener,
             address,
+            monitoring,
             front: Arc::new(front::Front::new(&options, gate, health)),
             tls,
             limits,
@@ -156,17 +177,69 @@ impl Server {
         self.address
     }
 
+    /// The same for `Options::metrics`.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.monitoring.as_ref().map(|(_, address)| *address)
+    }
+
     /// Serves until `shutdown` is ready: then takes no more connections and calls, and lets those in flight finish as
     /// long as `Limits::shutdown_grace` allows.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Stopped {
-        let Some((certificates, renewal)) = self.tls else {
-            return connections::serve(self.listener, self.front, None, &self.limits, shutdown).await;
+        let Server {
+            listener,
+            front,
+            monitoring,
+            tls,
+            limits,
+            ..
+        } = self;
+        let watched = async {
+            match monitoring {
+                None => std::future::pending().await,
+                Some((listener, address)) => {
+                    let limits = Limits {
+                        max_connections: limits.max_monitoring_connections,
+                        ..limits.clone()
+                    };
+                    let (face, until) = (Face::monitoring(address), std::future::pending());
+                    connections::serve(listener, Arc::clone(&front), face, None, &limits, until).await
+                }
+            }
         };
-        let certificates = Arc::new(certificates);
-        let fresh = Arc::clone(&certificates).keep_fresh(renewal, self.limits.certificate_interval);
-        let fresh = tokio::spawn(fresh);
-        let stopped = connections::serve(self.listener, self.front, Some(certificates), &self.limits, shutdown).await;
-        fresh.abort();
-        stopped
+        let calls = async {
+            let Some((certificates, renewal)) = tls else {
+                return connections::serve(listener, Arc::clone(&front), Face::Calls, None, &limits, shutdown).await;
+            };
+            let certificates = Arc::new(certificates);
+            let fresh = tokio::spawn(Arc::clone(&certificates).keep_fresh(renewal, limits.certificate_interval));
+            let certificates = Some(certificates);
+            let stopped = connections::serve(
+                listener,
+                Arc::clone(&front),
+                Face::Calls,
+                certificates,
+                &limits,
+                shutdown,
+            )
+            .await;
+            fresh.abort();
+            stopped
+        };
+        // Who watches sees the server stop, up to the last call.
+        tokio::select! {
+            stopped = calls => stopped,
+            stopped = watched => stopped,
+        }
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::Taken(address),
+        io::ErrorKind::PermissionDenied => BindError::NotAllowed(address),
+        _ => BindError::Other { address, source },
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }

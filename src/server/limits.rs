@@ -12,6 +12,8 @@ pub struct Limits {
     pub max_event_bytes: usize,
     /// Open connections. One more is closed as soon as it is accepted.
     pub max_connections: usize,
+    /// The same for the address of `Options::metrics`.
+    pub max_monitoring_connections: usize,
     /// Calls in flight on one HTTP/2 connection.
     pub max_streams: u32,
     /// Calls in flight on all connections. One more is refused with UNAVAILABLE.
@@ -51,6 +53,7 @@ impl Default for Limits {
         Limits {
             max_event_bytes: 16 << 20,
             max_connections: 8_192,
+            max_monitoring_connections: 64,
             max_streams: 256,
             max_calls: 16_384,
             header_bytes: 16 << 10,

@@ -193,6 +193,16 @@ impl Connections {
         }
     }
 
+    /// For an address whose connections are nobody's calls.
+    pub fn uncounted() -> Connections {
+        Connections {
+            open: Gauge::noop(),
+            accepted: Counter::noop(),
+            refused: Counter::noop(),
+            failed: Failed::ALL.map(|_| Counter::noop()),
+        }
+    }
+
     pub fn handshake_failed(&self, why: Failed) {
         self.failed[why as usize].increment(1);
     }
@@ -223,7 +233,7 @@ pub const METRICS: [(&str, &str, &str); 22] = [
     ("confold_server_call_seconds", "histogram", "From a call's arrival to the end of its answer."),
     ("confold_server_calls_total", "counter", "Calls that ended, by gRPC code."),
     ("confold_server_calls_in_flight", "gauge", "Calls that are being answered."),
-    ("confold_server_connections", "gauge", "Open connections."),
+    ("confold_server_connections", "gauge", "Open connections, without those to the address for metrics alone."),
     ("confold_server_connections_total", "counter", "Connections that were accepted."),
     ("confold_server_connections_refused_total", "counter", "Connections over the limit, closed at once."),
     ("confold_server_handshakes_failed_total", "counter", "Connections that ended before TLS stood, by reason."),

@@ -1,17 +1,21 @@
 //! Clients that ask for too much, against a real server on the embedded log: every limit of a store from both sides and over both faces,
 //! and nesting without end.
 
-use crate::server::{ServerProcess, confold_with};
+use crate::server::{CONFOLD, ServerProcess, confold_with};
+use bytes::Bytes;
 use confold::Embedded;
 use confold::client::Remote;
 use confold::wire::api::Api;
 use confold::wire::pb::{self, text_operation::Kind, value::Form};
 use confold::wire::{json, schema_source, status};
+use http_body_util::{BodyExt, Full};
+use hyper::client;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const SCHEMA: &str = r#"
@@ -217,38 +221,170 @@ async fn ten_thousand_levels_are_refused_in_every_form_and_the_server_serves_on(
     assert_eq!(code, "ok", "{why}");
 }
 
+/// Sends one request over a connection of its own; what came back of status, headers and body.
+async fn send(address: &str, is_grpc: bool, request: http::Request<Full<Bytes>>) -> http::Response<Bytes> {
+    let io = TokioIo::new(tokio::net::TcpStream::connect(address).await.unwrap());
+    let answer = if is_grpc {
+        let (mut sender, connection) = client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        sender.send_request(request).await.unwrap()
+    } else {
+        let (mut sender, connection) = client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        sender.send_request(request).await.unwrap()
+    };
+    let (head, body) = answer.into_parts();
+    http::Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+}
+
+// Reliability Q14.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_would_inflate_to_a_gibibyte_is_refused_and_takes_no_memory() {
+    const INFLATED: u64 = 1 << 30;
+    let folder = tempfile::tempdir().unwrap();
+    let server = serve(folder.path()).await;
+    let made = Command::new("sh").args(["-c", &format!("head -c {INFLATED} /dev/zero | gzip")]).output().unwrap();
+    let bomb = Bytes::from(made.stdout);
+    assert!(made.status.success() && (1 << 19..1 << 22).contains(&bomb.len()), "{} bytes", bomb.len());
+    // In a message over gRPC it is marked as compressed, with its length before it.
+    let length = u32::try_from(bomb.len()).unwrap().to_be_bytes();
+    let message = Bytes::from([&[1], &length[..], &bomb[..]].concat());
+
+    let (before, _) = server.resident();
+    server.forget_peak();
+    for coding in ["gzip", "deflate", "zstd", "br"] {
+        let request = http::Request::post("http://localhost/confold.v1.Store/Commit")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("grpc-encoding", coding)
+            .body(Full::new(message.clone()))
+            .unwrap();
+        let answer = send(&server.address, true, request).await;
+        assert_eq!(answer.headers()["grpc-status"], (tonic::Code::Unimplemented as i32).to_string().as_str(), "{coding}");
+        let request = http::Request::post("/v1/Commit")
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .header("content-encoding", coding)
+            .body(Full::new(bomb.clone()))
+            .unwrap();
+        let answer = send(&server.address, false, request).await;
+        let text = String::from_utf8_lossy(answer.body());
+        assert!(answer.status() == 415 && text.contains("UNSUPPORTED"), "{coding}: {} {text}", answer.status());
+    }
+    // Where nothing says that it is compressed, it is no JSON.
+    let request = http::Request::post("/v1/Commit")
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .body(Full::new(bomb.clone()))
+        .unwrap();
+    assert_eq!(send(&server.address, false, request).await.status(), 400);
+    let (_, peak) = server.resident();
+    let grown = peak.saturating_sub(before);
+    println!("the server grew by {} KiB", grown >> 10);
+    assert!(grown < 64 << 20, "{before} bytes before, {peak} at the most");
+
+    let api = Remote::connect(&server.address).unwrap();
+    let (code, why) = said(api.commit(put("/nodes/a", Form::Json(r#"{"id": "a"}"#.to_owned()))).await);
+    assert_eq!(code, "ok", "{why}");
+}
+
+/// A connection of HTTP/2 that says hello and then nothing, and whether the server took it: it says hello as well.
+fn idle(address: &str) -> (TcpStream, bool) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    // One that was closed at once may not take it any more.
+    _ = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    let taken = matches!(stream.read(&mut [0]), Ok(1));
+    (stream, taken)
+}
+
+async fn commit(api: &Remote, number: usize) {
+    let json = format!(r#"{{"id": "{}", "text": "{number}"}}"#, number % 100);
+    let (code, why) = said(api.commit(put(&format!("/nodes/{}", number % 100), Form::Json(json))).await);
+    assert_eq!(code, "ok", "{why}");
+}
+
+// Reliability Q16.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_and_probes_go_on_beside_five_thousand_idle_connections() {
+    const IDLE: usize = 5_000;
+    let limit = getrlimit(Resource::Nofile);
+    _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    // The server takes connections for half of its files, and this process holds the other ends.
+    let wanted = 2 * IDLE as u64 + 1_000;
+    if limit.maximum.is_some_and(|most| most < wanted) {
+        println!("SKIPPED Q16: a process may have {limit:?} files open, and this takes {wanted}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let server = serve(folder.path()).await;
+    let api = Remote::connect(&server.address).unwrap();
+    commit(&api, 0).await;
+    let (before, _) = server.resident();
+    let mut open = Vec::new();
+    let mut slowest = Duration::ZERO;
+    for number in 0..IDLE {
+        let (stream, taken) = idle(&server.address);
+        assert!(taken, "connection {number} is refused");
+        open.push(stream);
+        if number % 50 == 0 {
+            commit(&api, number).await;
+            let asked = Instant::now();
+            assert_eq!(post(&server.address, "Status", "{}").0, "ok");
+            slowest = slowest.max(asked.elapsed());
+        }
+    }
+    let (with, _) = server.resident();
+    let grown = with.saturating_sub(before);
+    println!("{IDLE} idle connections: {} KiB each, the slowest probe {slowest:?}", (grown >> 10) / IDLE as u64);
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(grown < 256 << 20, "{before} bytes before, {with} with them");
+    // They are still there, so that all of this was beside them.
+    for stream in &open {
+        stream.set_nonblocking(true).unwrap();
+        let mut rest = [0; 1 << 10];
+        let mut stream = stream;
+        while let Ok(read) = stream.read(&mut rest) {
+            assert!(read > 0, "an idle connection was closed");
+        }
+    }
+}
+
+// Reliability Q16: what connections may take is bounded below what log and database need.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_bound_are_closed_at_once_and_those_that_are_open_commit_on() {
+    const FILES: usize = 600;
+    let folder = tempfile::tempdir().unwrap();
+    drop(serve(folder.path()).await);
+    let data = folder.path().join("data");
+    let line = format!("ulimit -n {FILES} && exec \"$0\" serve \"$1\" --listen 127.0.0.1:0");
+    let server = ServerProcess::of("sh", &["-c", &line, CONFOLD, data.to_str().unwrap()], &[]).unwrap();
+    let api = Remote::connect(&server.address).unwrap();
+    commit(&api, 0).await;
+    let (open, refused): (Vec<_>, Vec<_>) = (0..FILES).map(|_| idle(&server.address)).partition(|(_, taken)| *taken);
+    assert_eq!(open.len(), FILES / 2 - 1, "half of the files, and one is the writer's; {} refused", refused.len());
+    for number in 0..500 {
+        commit(&api, number).await;
+    }
+    let status = api.status(pb::StatusRequest::default()).await.unwrap();
+    assert_eq!(status.state(), pb::State::Serving, "{}", status.reason);
+    // Where some go, others are let in.
+    drop(open);
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while !idle(&server.address).1 {
+        assert!(Instant::now() < give_up, "nobody is let in though all have gone");
+    }
+}
+
 // Reliability Q5: whatever is logged, measured, stored or given away, a secret is not in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_in_no_log_metric_file_snapshot_or_export() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     Embedded::create(&data, "net").unwrap();
-    let mut child = Command::new(crate::server::CONFOLD)
-        .args(["serve", data.to_str().unwrap(), "--listen", "127.0.0.1:0"])
-        .env("CONFOLD_LOG", "trace")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let logged = Arc::new(Mutex::new(Vec::new()));
-    let (mut stderr, into) = (child.stderr.take().unwrap(), logged.clone());
-    let reading = std::thread::spawn(move || {
-        let mut buffer = [0; 1 << 16];
-        while let Ok(read @ 1..) = stderr.read(&mut buffer) {
-            into.lock().unwrap().extend_from_slice(&buffer[..read]);
-        }
-    });
-    let begun = Instant::now();
-    let address = loop {
-        let text = String::from_utf8_lossy(&logged.lock().unwrap()).into_owned();
-        if let Some(line) = text.lines().find_map(|line| line.strip_prefix("serving "))
-            && text.contains(&format!("{line}\n"))
-        {
-            break line.split_once("://").unwrap().1.trim().to_owned();
-        }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{text}");
-    };
+    let logged = folder.path().join("logged");
+    let words = ["serve", data.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    let server = ServerProcess::logging_to(&logged, &words, &[("CONFOLD_LOG", "trace")]);
+    let address = server.address.clone();
 
     let with_token = |token: &str, words: &[&str]| confold_with(&[words, &["--server", &address]].concat(), &[("CONFOLD_TOKEN", token)]);
     let made = confold_with(&["token", "create", "ops", "--server", &address], &[]);
@@ -281,10 +417,7 @@ async fn a_token_is_in_no_log_metric_file_snapshot_or_export() {
             stream.read_to_end(&mut seen).unwrap();
         }
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    reading.join().unwrap();
-    seen.extend_from_slice(&logged.lock().unwrap());
+    server.kill();
     files(folder.path(), &mut seen);
 
     let secret = hex::decode(&token[20..]).unwrap();

@@ -8,7 +8,7 @@ use confold::wire::pb;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -43,13 +43,19 @@ fn the_table_of_metrics_has_what_the_code_describes() {
     assert_eq!(described, documented());
 }
 
-/// The page of a server, as Prometheus gets it.
-fn page(server: &ServerProcess) -> String {
-    let mut stream = TcpStream::connect(&server.address).unwrap();
-    let request = format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", server.address);
+/// What a server answers to a GET, with its head.
+fn get(address: &str, path: &str, headers: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nconnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The page of a server, as Prometheus gets it.
+fn page(server: &ServerProcess) -> String {
+    let answer = get(&server.address, "/metrics", &format!("host: {}\r\n", server.address));
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     answer
 }
@@ -123,6 +129,52 @@ async fn the_page_of_a_server_has_every_metric_of_the_table_and_no_other() {
     assert_eq!(with("confold_events_total", "outcome=\"rejected_ALREADY_EXISTS\""), Some(1.0));
     let refused = "confold_server_calls_total{method=\"Commit\",transport=\"grpc\",code=\"AlreadyExists\"}";
     assert_eq!(value(&page, refused), Some(1.0), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_on_an_address_of_their_own_need_no_token_and_show_nothing_else() {
+    let Fixture { dir, store, api } = Fixture::with_schema("schemas/examples", "example.Network").await;
+    drop(api);
+    store.close().await.unwrap();
+    let data = dir.path().join("data");
+    fs::write(data.join("confold.toml"), "[server]\nmetrics_listen = '127.0.0.1:0'\nrequire_token = true\n").unwrap();
+    let server = ServerProcess::start(&data);
+    let said = server.said();
+    let metrics = said.split_once("metrics on http://").and_then(|(_, rest)| rest.split_once("/metrics"));
+    let metrics = metrics.unwrap_or_else(|| panic!("it does not say where: {said}")).0;
+
+    let host = "host: localhost\r\n";
+    let answers = |address: &str, path: &str| get(address, path, host);
+    assert!(answers(&server.address, "/metrics").starts_with("HTTP/1.1 401"), "the calls' address asks who calls");
+    let page = answers(metrics, "/metrics");
+    assert_eq!(value(&page, "confold_state{store=\"test\",state=\"SERVING\"}"), Some(1.0), "{page}");
+    assert!(answers(metrics, "/livez").ends_with("alive\n"));
+    assert!(answers(metrics, "/readyz").ends_with("test: SERVING, 0 records behind\n"));
+    for path in ["/v1/status", "/v1/get?path=/", "/"] {
+        let answer = answers(metrics, path);
+        assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("the calls have another"), "{path}: {answer}");
+    }
+    assert_ne!(confold(&["status", "--server", metrics]).code, 0, "no calls over gRPC either");
+    assert!(get(metrics, "/metrics", "host: evil.example\r\n").starts_with("HTTP/1.1 403"));
+    // Its own connections are not counted as those of callers, which are all gone.
+    let began = Instant::now();
+    while value(&answers(metrics, "/metrics"), "confold_server_connections") != Some(0.0) {
+        assert!(began.elapsed() < SOON);
+    }
+
+    // One address cannot be both, and what is taken is named.
+    drop(server);
+    let data = data.to_str().unwrap();
+    let serve = |listen: &str, metrics: &str| confold(&["serve", data, "--listen", listen, "--metrics-listen", metrics]);
+    for (listen, metrics) in [("127.0.0.1:7999", "127.0.0.1:7999"), ("127.0.0.1:7999", "0.0.0.0:7999"), ("[::1]:7999", "[::]:7999")] {
+        let refused = serve(listen, metrics);
+        let words = format!("metrics on {metrics} would meet the calls on {listen}");
+        assert!(refused.code == 2 && refused.err.contains(&words), "{}", refused.all());
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let refused = serve("127.0.0.1:0", &address);
+    assert!(refused.code == 3 && refused.err.contains(&format!("{address} is taken")), "{}", refused.all());
 }
 
 /// Names of metrics in an expression, with what the server adds to the name of a histogram taken off.

@@ -66,8 +66,7 @@ impl ServerProcess {
                 let status = child.wait().unwrap();
                 return Err(format!("the server ended before it served: {said:?}, {status}"));
             };
-            if let Some((_, address)) = line.strip_prefix("serving ").and_then(|line| line.split_once("://")) {
-                let address = address.trim().to_owned();
+            if let Some(address) = served_at(&line) {
                 // Whatever it says later must not fill the pipe.
                 let said = Arc::new(Mutex::new(VecDeque::from(said)));
                 let kept = said.clone();
@@ -84,6 +83,44 @@ impl ServerProcess {
             }
             said.push(line);
         }
+    }
+
+    /// The same with all that it says in a file, for whoever wants to see every line of it.
+    pub fn logging_to(file: &Path, words: &[&str], environment: &[(&str, &str)]) -> ServerProcess {
+        let child = Command::new(CONFOLD)
+            .args(words)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(file).unwrap())
+            .spawn()
+            .unwrap();
+        let mut server = ServerProcess { child, address: String::new(), said: Arc::default() };
+        let give_up = Instant::now() + Duration::from_secs(60);
+        loop {
+            let text = String::from_utf8_lossy(&std::fs::read(file).unwrap()).into_owned();
+            // A line that is whole.
+            if let Some(address) = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).find_map(served_at) {
+                server.address = address;
+                return server;
+            }
+            assert!(Instant::now() < give_up && server.child.try_wait().unwrap().is_none(), "it does not serve: {text}");
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+
+    /// Bytes of memory that it has now, and the most since `forget_peak`.
+    pub fn resident(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let of = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+        };
+        (of("VmRSS:"), of("VmHWM:"))
+    }
+
+    pub fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
     }
 
     /// Sends it a signal by its name: `STOP`, `CONT`.
@@ -132,6 +169,12 @@ impl Drop for ServerProcess {
         _ = self.child.kill();
         _ = self.child.wait();
     }
+}
+
+/// The address in the line by which a server says that it serves.
+fn served_at(line: &str) -> Option<String> {
+    let (_, address) = line.strip_prefix("serving ")?.split_once("://")?;
+    Some(address.trim().to_owned())
 }
 
 /// What a command of the real binary came to.

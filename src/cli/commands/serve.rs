@@ -15,8 +15,11 @@ use std::{net::SocketAddr, path::PathBuf};
 /// Each folder is one store. With --stores they lie in one folder, and `confold store` makes, opens and closes them while the
 /// server runs. What befalls one store leaves the others as they are.
 ///
-/// What is not given here is taken from the environment (CONFOLD_LISTEN, CONFOLD_ADMIN, CONFOLD_ON_DISPUTE), then from
-/// [server] in the confold.toml of the folder that is served.
+/// /metrics is on that port too, for callers with the right to administer; --metrics-listen has it on an address of its own
+/// for a monitoring system that holds no token.
+///
+/// What is not given here is taken from the environment (CONFOLD_LISTEN, CONFOLD_METRICS_LISTEN, CONFOLD_ADMIN,
+/// CONFOLD_ON_DISPUTE), then from [server] in the confold.toml of the folder that is served.
 ///
 /// Example: confold serve ./data --listen 127.0.0.1:7411
 ///
@@ -34,6 +37,9 @@ pub struct Args {
     /// Address and port [default: 127.0.0.1:7411]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// Another address and port for /metrics, /livez and /readyz alone: no TLS, no token, whoever reaches it may read
+    #[arg(long, value_name = "ADDR")]
+    metrics_listen: Option<SocketAddr>,
     /// Memory for what is read again
     #[arg(long, value_name = "SIZE", value_parser = parse::size)]
     cache: Option<u64>,
@@ -74,10 +80,8 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         data: data.iter().map(|data| folder.join(data)).collect(),
         stores: args.stores.map(|stores| folder.join(stores)),
         config: args.config.map(|config| folder.join(config)),
-        listen: match args.listen {
-            Some(asked) => Some(asked),
-            None => from_environment(app, "CONFOLD_LISTEN", "an address and a port", |text| text.parse().ok())?,
-        },
+        listen: address(args.listen, app, "CONFOLD_LISTEN")?,
+        metrics_listen: address(args.metrics_listen, app, "CONFOLD_METRICS_LISTEN")?,
         cache_bytes: args.cache,
         admins,
         on_dispute: match args.on_dispute {
@@ -97,9 +101,19 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
             [] => "no store yet".to_owned(),
             stores => stores.join(", "),
         };
+        if let Some(metrics) = serving.metrics {
+            ui.note(&format!("metrics on http://{metrics}/metrics"));
+        }
         ui.note(&format!("serving {stores} on {scheme}://{}", serving.address));
     };
     local.serve(options, &mut ready).await
+}
+
+fn address(given: Option<SocketAddr>, app: &App, variable: &str) -> Result<Option<SocketAddr>, Failure> {
+    match given {
+        Some(asked) => Ok(Some(asked)),
+        None => from_environment(app, variable, "an address and a port", |text| text.parse().ok()),
+    }
 }
 
 /// A variable that is set has to make sense.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::*;
-use confold_log::file::Options;
-use confold_log::{Log, LogError, Record};
+use confold_log::file::{Copy, Identity, Options, Origin};
+use confold_log::{Log, LogError, Record, Tip};
+use confold_model::ids::Hash;
 use parking_lot::Mutex;
 
 /// The disk after a crash, and how many records had been acknowledged by then.
@@ -139,6 +140,56 @@ fn what_a_restarted_process_serves_is_durable_first() {
         assert_eq!(read_all(&after).last(), Some(&next));
     }
     assert_eq!(served.last(), Some(&12));
+}
+
+#[test]
+fn what_was_cut_off_does_not_come_back_before_a_new_segment() {
+    let disk = SimDisk::default();
+    let log = create(&disk, options());
+    let first = put(&log, sample(1, 1500));
+    log.close();
+    let name = disk.segments().pop().unwrap();
+    let torn = [disk.bytes(&name), vec![7; 100]].concat();
+    disk.put(&name, torn);
+    // The next one begins a new segment, and writes no more into the one that was cut.
+    let tiny = Options {
+        segment_bytes: 1,
+        ..options()
+    };
+    let log = open(&disk, tiny).unwrap();
+    assert!(log.cut().is_some());
+    let next = put(&log, "next");
+    assert_eq!(disk.segments().len(), 2);
+    for keep in [Keep::Nothing, Keep::Everything] {
+        let after = open(&disk.crash(keep), options()).unwrap();
+        assert_eq!(read_all(&after), [first.clone(), next.clone()]);
+    }
+}
+
+#[test]
+fn what_a_finished_copy_notes_survives_a_crash() {
+    let log = create(&SimDisk::default(), options());
+    let records: Vec<Record> = (0..5).map(|n| put(&log, sample(n, 1500))).collect();
+    let identity = Identity {
+        transport_id: [9; 16],
+        ..IDENTITY
+    };
+    let origin = Origin {
+        identity,
+        source: IDENTITY.transport_id,
+        first: Tip::START,
+        end: at(0),
+        state: Hash([3; 32]),
+    };
+    let disk = SimDisk::default();
+    let mut copy = Copy::create_on(Arc::new(disk.clone()), origin, options()).unwrap();
+    copy.append(&records).unwrap();
+    copy.finish().unwrap();
+    for keep in [Keep::Nothing, Keep::Everything] {
+        let copied = open(&disk.crash(keep), options()).unwrap();
+        assert_eq!(read_all(&copied), records);
+        assert_eq!(copied.origin().unwrap().end, at(5));
+    }
 }
 
 #[test]
@@ -283,6 +334,21 @@ fn a_full_disk_refuses_appends_and_the_log_goes_on_when_there_is_space() {
             let refused = log.append("three".into());
             assert!(matches!(refused, Err(LogError::DiskFull { .. })), "{refused:?}");
             assert_eq!(read_all(&log), std::slice::from_ref(&first));
+            let operations = disk.operations();
+            match operations
+                .iter()
+                .position(|operation| *operation == Operation::Truncate)
+            {
+                Some(cut) => assert_eq!(
+                    operations[cut + 1],
+                    Operation::Sync,
+                    "what was written is taken back durably"
+                ),
+                None => assert_eq!(
+                    segment_bytes, 1,
+                    "only a segment that could not be begun leaves nothing to cut"
+                ),
+            }
             // A crash now finds the log as it was.
             let crashed = open(&disk.crash(Keep::Everything), small.clone()).unwrap();
             assert_eq!(read_all(&crashed), std::slice::from_ref(&first));

@@ -3,8 +3,9 @@
 mod common;
 
 use common::*;
-use confold_log::file::{FileLog, Options};
-use confold_log::{Log, LogError, Record};
+use confold_log::file::{Copy, FileLog, Options, Origin};
+use confold_log::{Log, LogError, Record, Tip};
+use confold_model::ids::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -385,6 +386,31 @@ fn a_sound_segment_with_other_records_breaks_the_digest_chain() {
     let mut reader = log.reader(at(0)).unwrap();
     assert_eq!(read_some(&mut *reader, 2).len(), 2);
     assert!(matches!(reader.read(1, 1, Duration::ZERO), Err(LogError::Corrupt { position, .. }) if position == at(2)));
+}
+
+#[test]
+fn a_log_whose_past_is_not_the_one_that_it_should_have_is_refused() {
+    // A copy says in its origin what came before its first record. Without it, nothing may have.
+    let disk = SimDisk::default();
+    let first = Tip {
+        digest: Hash([7; 32]),
+        ..Tip::START
+    };
+    let origin = Origin {
+        identity: IDENTITY,
+        source: [1; 16],
+        first,
+        end: at(0),
+        state: Hash([3; 32]),
+    };
+    Copy::create_on(Arc::new(disk.clone()), origin, options())
+        .and_then(Copy::finish)
+        .unwrap();
+    open(&disk, options()).unwrap().close();
+    disk.erase("origin");
+    let (file, offset, position, what) = corrupt(open(&disk, options()));
+    assert_eq!((file, offset, position), (format!("sim/{}", disk.segments()[0]), 0, 0));
+    assert!(what.contains("the log digest before the first record is wrong"), "{what}");
 }
 
 #[test]

@@ -407,6 +407,22 @@ fn what_has_left_the_window_is_in_the_state_hash_no_more() {
 }
 
 #[test]
+fn a_new_incarnation_ends_the_one_before_it() {
+    let mut state = State::new();
+    let rows = |state: &State| state.incarnations().collect::<Vec<_>>();
+    let row = |begin: u64, life: u8, end: Option<u64>| IncarnationRow {
+        begin: Position(begin),
+        incarnation: Incarnation([life; 16]),
+        end: end.map(Position),
+    };
+    state.put_incarnation(Position(0), Incarnation([5; 16]));
+    assert_eq!(rows(&state), [row(0, 5, None)]);
+    state.put_incarnation(Position(9), Incarnation([6; 16]));
+    assert_eq!(rows(&state), [row(0, 5, Some(9)), row(9, 6, None)]);
+    assert_eq!((state.incarnation, state.log_id()), (Incarnation([6; 16]), Incarnation([5; 16])));
+}
+
+#[test]
 fn members_ascend_and_are_what_the_hash_is_made_of() {
     let numbers: Vec<u16> = (1..=16).chain(32..=39).collect();
     let mut state = full();
@@ -431,11 +447,9 @@ fn a_store_without_a_policy_has_the_members_that_it_had_before_there_were_polici
     assert_eq!(numbers(&mut state), (1..=16).chain(32..=39).collect::<Vec<u16>>());
 }
 
-#[test]
-fn one_row_holds_the_policy_and_it_comes_back_from_a_store() {
-    let mut state = full();
-    state.put_policy(Position(60), &Policy::default());
-    state.put_policy(Position(70), &policy());
+/// What a store would have of it. A schema of `full` is none, and is left out.
+fn rows_of(state: &mut State) -> Vec<(u16, Vec<u8>, Vec<u8>)> {
+    state.remove_row(member::SCHEMAS, &[0; 8]);
     let mut rows = BTreeMap::new();
     for edit in state.take_edits() {
         match edit.value {
@@ -443,10 +457,27 @@ fn one_row_holds_the_policy_and_it_comes_back_from_a_store() {
             None => rows.remove(&(edit.table, edit.key)),
         };
     }
-    // A schema of `full` is none.
-    rows.retain(|(table, _), _| *table != member::SCHEMAS);
-    assert_eq!(rows.keys().filter(|(table, _)| *table == member::POLICY).count(), 1);
-    let loaded = State::load(rows.into_iter().map(|((table, key), value)| (table, key, value))).unwrap();
+    rows.into_iter().map(|((table, key), value)| (table, key, value)).collect()
+}
+
+#[test]
+fn a_state_comes_back_from_its_rows_sealed_or_not() {
+    for sealed in [false, true] {
+        let mut state = full();
+        state.sealed = sealed;
+        let mut loaded = State::load(rows_of(&mut state)).unwrap();
+        assert_eq!((loaded.is_sealed(), loaded.hash()), (sealed, state.hash()));
+    }
+}
+
+#[test]
+fn one_row_holds_the_policy_and_it_comes_back_from_a_store() {
+    let mut state = full();
+    state.put_policy(Position(60), &Policy::default());
+    state.put_policy(Position(70), &policy());
+    let rows = rows_of(&mut state);
+    assert_eq!(rows.iter().filter(|(table, ..)| *table == member::POLICY).count(), 1);
+    let loaded = State::load(rows).unwrap();
     let row = loaded.policy().unwrap();
     assert_eq!((row.position, &row.policy), (Position(70), &policy()));
     assert!(row.rules.of("ann").allows(Right::Write, &policy().rules[0].prefix));

@@ -143,10 +143,10 @@ impl From<ObjectsError> for Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Refusal {
-        let code = if error.is_damage() {
-            Code::Quarantined
-        } else {
-            Code::Unavailable
+        let code = match error {
+            StoreError::Full { .. } => Code::DiskFull,
+            _ if error.is_damage() => Code::Quarantined,
+            _ => Code::Unavailable,
         };
         Refusal::new(code, error.to_string())
     }
@@ -158,6 +158,7 @@ impl From<LogError> for Refusal {
             LogError::BelowStart { .. } => Code::Pruned,
             LogError::BeyondEnd { .. } => Code::Future,
             LogError::Fenced { .. } => Code::Fenced,
+            LogError::DiskFull { .. } => Code::DiskFull,
             _ => Code::Unavailable,
         };
         Refusal::new(code, error.to_string())

@@ -205,6 +205,7 @@ impl Local for Disk {
         self.note(format!("serve {options:?}"));
         ready(&Serving {
             address: options.listen.unwrap_or_else(|| "127.0.0.1:7411".parse().unwrap()),
+            metrics: options.metrics_listen,
             stores: vec!["main".to_owned()],
             tls: options.protection.tls.is_some(),
         });

@@ -23,6 +23,7 @@ async fn a_lost_answer_is_asked_for_under_the_same_id_and_nothing_is_doubled() {
         Fault::LoseRequest,
         Fault::Unknown,
         Fault::NotConnected,
+        Fault::DiskFull,
     ] {
         let store = Mini::new();
         store.inner().faults.push_back(fault);

@@ -60,6 +60,8 @@ pub enum Fault {
     Unknown,
     /// There was no connection to begin with.
     NotConnected,
+    /// The server has no space for it.
+    DiskFull,
 }
 
 pub const ROOT: &str = "example.Network";
@@ -101,6 +103,7 @@ impl Mini {
         match fault {
             Fault::LoseRequest => return Err(Status::unavailable("the connection broke")),
             Fault::NotConnected => return Err(status(&error_detail(Code::Unavailable, "no server answers"))),
+            Fault::DiskFull => return Err(status(&error_detail(Code::DiskFull, "no space is left"))),
             _ => {}
         }
         let id = request.proposal.clone().unwrap_or_default().event_id;

@@ -120,7 +120,7 @@ async fn a_panic_in_the_fold_halts_at_the_position_and_is_never_an_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unwell_log_degrades_and_it_serves_again_by_itself() {
+async fn a_log_without_space_degrades_and_it_serves_again_by_itself() {
     let world = World::begun();
     let ill = Arc::new(parking_lot::Mutex::new(false));
     let log = Arc::new(Unwell { inner: world.log.clone(), ill: ill.clone() });
@@ -130,7 +130,10 @@ async fn an_unwell_log_degrades_and_it_serves_again_by_itself() {
     commit(&handle, put("a", "1")).await;
     *ill.lock() = true;
     let Err(error) = handle.submit(Proposal::new(put("a", "2")), SOON) else { panic!("it was taken") };
-    assert!(matches!(error, ProposeError::Unavailable { state: ReplicaState::Degraded, .. }), "{error}");
+    assert!(matches!(error, ProposeError::DiskFull { .. }), "{error}");
+    assert_eq!(handle.status().standing.state, ReplicaState::Degraded);
+    let Err(error) = handle.submit(Proposal::new(put("a", "2")), SOON) else { panic!("it was taken") };
+    assert!(matches!(error, ProposeError::DiskFull { .. }), "it asks the log no more, and says the same: {error}");
     assert_eq!(description(&handle.view().tree, "a", &*handle.objects()).as_deref(), Some("1"), "reads go on");
     *ill.lock() = false;
     let again = async {
@@ -157,7 +160,7 @@ async fn a_full_store_is_waited_for_and_takes_the_same_batch_when_there_is_space
     assert!(reason.contains("told to be full"), "{reason}");
     assert_eq!(description(&handle.view().tree, "a", &*handle.objects()).as_deref(), Some("1"), "reads go on");
     let refused = handle.propose(Proposal::new(put("a", "3")), SOON).await.unwrap_err();
-    assert!(matches!(refused, ProposeError::Unavailable { state: ReplicaState::Degraded, .. }), "{refused}");
+    assert!(matches!(refused, ProposeError::DiskFull { .. }), "{refused}");
     world.store.faults.lock().commit = None;
     assert_eq!(waiting.await.unwrap().revision, Some(Revision(2)));
     serving(&handle).await;

@@ -30,11 +30,7 @@ async fn a_store_that_is_shut_is_listed_and_refused_and_the_others_go_on() {
         stores.add(world.handle.clone(), "file").unwrap_err().to_string(),
         r#"a store called "network" is open here already"#
     );
-    let standing = Standing {
-        state: ReplicaState::Halted,
-        reason: "its disk is gone".to_owned(),
-        by_operator: false,
-    };
+    let standing = Standing::new(ReplicaState::Halted, "its disk is gone");
     assert!(stores.shut("lab", standing.clone()).is_none());
     assert_eq!(
         refusal(&service.status(ask("lab")).await.unwrap_err()),
@@ -80,12 +76,7 @@ impl Keeper for InMemory {
     }
 
     async fn close(&self, name: &str) -> Result<(), Refusal> {
-        let closed = Standing {
-            state: ReplicaState::Stopped,
-            reason: String::new(),
-            by_operator: false,
-        };
-        self.0.shut(name, closed).unwrap().shutdown(SOON).await.unwrap();
+        self.0.shut(name, ReplicaState::Stopped.into()).unwrap().shutdown(SOON).await.unwrap();
         Ok(())
     }
 }

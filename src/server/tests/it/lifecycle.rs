@@ -197,7 +197,8 @@ async fn reflection_tells_of_the_service_unless_it_is_off() {
 
 #[tokio::test]
 async fn stopping_lets_calls_in_flight_finish_and_takes_no_more() {
-    let mut server = start(Fake::new()).await;
+    let metrics = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let mut server = start_with(Fake::new(), |options| options.metrics = metrics).await;
     let mut probe = TcpStream::connect(server.address).await.unwrap();
     probe
         .write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -231,6 +232,9 @@ async fn stopping_lets_calls_in_flight_finish_and_takes_no_more() {
     read_to_end(&mut probe).await;
     let refused = TcpStream::connect(server.address).await;
     assert!(refused.is_err(), "nobody listens any more");
+    // Whoever watches sees it stop.
+    let ready = server.watched("/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.ends_with("the server is shutting down\n"), "{ready}");
     server.fake.gate.notify_waiters();
     over_grpc.await.unwrap().unwrap();
     let answer = read_to_end(&mut over_http).await;

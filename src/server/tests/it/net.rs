@@ -26,6 +26,7 @@ use tonic::{
 
 pub struct Running {
     pub address: SocketAddr,
+    pub metrics: Option<SocketAddr>,
     pub fake: Arc<Fake>,
     pub gate: Arc<Gatekeeper>,
     pub health: Arc<Mutex<Vec<StoreHealth>>>,
@@ -53,11 +54,12 @@ pub async fn start_behind(gate: Arc<Gatekeeper>, change: impl FnOnce(&mut Option
     let source = Arc::clone(&health);
     let source = move || source.lock().unwrap().clone();
     let server = Server::bind(options, gate.clone(), Arc::new(source)).await.unwrap();
-    let address = server.local_addr();
+    let (address, metrics) = (server.local_addr(), server.metrics_addr());
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(server.run(async move { drop(stopped.await) }));
     Running {
         address,
+        metrics,
         fake: gate.others.clone(),
         gate,
         health,
@@ -138,6 +140,14 @@ impl Running {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    /// What the address for health and metrics answers.
+    pub async fn watched(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.metrics.unwrap()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        read_to_end(&mut stream).await
     }
 
     /// Bytes as they are; answers all that comes back until the server closes.
