@@ -7,6 +7,8 @@ use confold_wire::{
     schema_source::descriptor_set_of,
 };
 use expect_test::expect;
+use proptest::num::{f32 as single, f64 as double};
+use proptest::proptest;
 use prost_types::Any;
 use serde_json::json;
 use std::path::Path;
@@ -377,6 +379,29 @@ fn yaml_may_write_keys_as_numbers_and_numbers_that_json_has_not() {
     let json = r#"{"by_number": {"7": {"maybe": 1}}, "by_flag": {"true": "on"}, "a_double": "Infinity", "a_float": "NaN",
                    "an_int32": 16}"#;
     assert_eq!(types.from_yaml(ALL, yaml), types.from_json(ALL, json));
+}
+
+proptest! {
+    #[test]
+    fn every_number_is_read_to_the_last_bit_as_it_was_written(
+        wide in double::NORMAL | double::SUBNORMAL,
+        narrow in single::NORMAL | single::SUBNORMAL,
+    ) {
+        reads_back(wide, narrow);
+    }
+}
+
+#[test]
+fn numbers_are_read_to_the_last_bit_where_a_quick_reader_would_miss_it() {
+    reads_back(27e300, 3.4028235e38);
+    reads_back(922337203685477480.0, 16777217.0);
+}
+
+fn reads_back(wide: f64, narrow: f32) {
+    let json = format!(r#"{{"a_double": {wide:?}, "a_float": {narrow:?}}}"#);
+    let bytes = round(&types(), &json);
+    let expected = [&[0x09][..], &wide.to_le_bytes(), &[0x15], &narrow.to_le_bytes()].concat();
+    assert_eq!(bytes, expected, "{json}");
 }
 
 #[test]
