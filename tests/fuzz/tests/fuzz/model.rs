@@ -49,7 +49,10 @@ fn records() -> Vec<Vec<u8>> {
 fn a_record_has_one_form_or_is_refused() {
     let check = |record: &[u8]| {
         Answer::of(Event::decode(record), |event| {
-            assert_eq!(event.encode(), record);
+            // Of a body of a later level nothing is kept but that it is one: the fold refuses it whatever it holds.
+            if !matches!(event.body, Body::Later { .. }) {
+                assert_eq!(event.encode(), record);
+            }
             format!("{} {}", event.body.name(), event.intention.is_some())
         })
     };
