@@ -2,6 +2,7 @@
 
 mod batch;
 mod folder;
+mod framing;
 pub mod keys;
 mod pages;
 mod reads;
@@ -98,6 +99,9 @@ impl RocksStore {
         let folder = folder::open(dir, access)?;
         if folder.fresh && access == Access::Read {
             return Err(StoreError::refused(format!("{} holds no store yet", dir.display())));
+        }
+        if !folder.fresh {
+            framing::check(&folder.database)?;
         }
         let (settings, families) = (tuning::database(options, folder.fresh), tuning::families(options));
         let db = match access {

@@ -40,6 +40,42 @@ fn a_store_dropped_without_a_sync_has_everything_when_opened_again() {
 }
 
 #[test]
+fn a_type_that_rots_in_a_log_of_the_database_is_damage_and_opening_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(3);
+    for _ in 0..3 {
+        let store = open(dir.path()).unwrap();
+        store.commit(&history.next_batch(5)).unwrap();
+    }
+    let files: Vec<PathBuf> = fs::read_dir(folder::database(dir.path()))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.starts_with("MANIFEST-") || name.ends_with(".log")
+        })
+        .collect();
+    let mut tried = 0;
+    for file in files {
+        let sound = fs::read(&file).unwrap();
+        let mut at = 0;
+        // Shorter than a block, so one record follows the other.
+        while let Some(header) = sound.get(at..at + 7) {
+            let mut rotten = sound.clone();
+            rotten[at + 6] ^= 4;
+            fs::write(&file, rotten).unwrap();
+            let error = open(dir.path()).err().unwrap();
+            assert!(error.is_damage() && error.to_string().contains(&format!("byte {at}:")), "{error}");
+            at += 7 + usize::from(u16::from_le_bytes([header[4], header[5]]));
+            tried += 1;
+        }
+        fs::write(&file, sound).unwrap();
+    }
+    assert!(tried > 5, "{tried}");
+    history.check(&open(dir.path()).unwrap()).unwrap();
+}
+
+#[test]
 fn a_copy_taken_at_any_moment_holds_whole_batches() {
     let dir = tempfile::tempdir().unwrap();
     // Memtables large enough that the log alone changes while it is copied, as a crash would cut it.
