@@ -269,7 +269,7 @@ fn a_refusal_names_the_place_what_belongs_there_and_what_stands_there() {
         {"a_uint64": 18446744073709551616}
           TYPE_MISMATCH: a_uint64: expected a whole number, found the number 1.8446744073709552e+19
         {"an_int64": 9007199254740993.0}
-          TYPE_MISMATCH: an_int64: expected a whole number, found the number 9007199254740994.0
+          TYPE_MISMATCH: an_int64: expected a whole number, found the number 9007199254740992.0
         {"a_float": 1e39}
           TYPE_MISMATCH: a_float: 1e39 is too big for a float
         {"a_double": "inf"}
