@@ -6,6 +6,7 @@
 //! DIR/db/        RocksDB's own
 //! ```
 
+use crate::framing;
 use confold_store::StoreError;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -84,9 +85,12 @@ pub fn open(dir: &Path, access: Access) -> Result<Folder, StoreError> {
         }
         Err(_) => begin(dir, access)?,
     }
-    // RocksDB would take a database without this file for none, and begin an empty one in its place.
-    if !fresh && !database.join("CURRENT").exists() {
-        return Err(StoreError::damaged(format!("{} has no CURRENT", database.display())));
+    if !fresh {
+        // RocksDB would take a database without this file for none, and begin an empty one in its place.
+        if !database.join("CURRENT").exists() {
+            return Err(StoreError::damaged(format!("{} has no CURRENT", database.display())));
+        }
+        framing::check(&database)?;
     }
     Ok(Folder {
         database,
@@ -194,7 +198,7 @@ fn sync_dir(dir: &Path) -> Result<(), StoreError> {
         .map_err(|error| failed("syncing", dir, &error))
 }
 
-fn failed(doing: &str, path: &Path, error: &io::Error) -> StoreError {
+pub fn failed(doing: &str, path: &Path, error: &io::Error) -> StoreError {
     StoreError::Io {
         what: format!("{doing} {}: {error}", path.display()),
     }

@@ -4,10 +4,11 @@
 //! not step over it; `ReadRecord` asks again, for ever. One flipped bit in a record's type is enough. This store recycles no
 //! logs, so such a record is damage wherever it stands. Everything else that may be wrong is for RocksDB to find.
 
+use crate::folder::failed;
 use confold_store::StoreError;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
 
 /// Records do not cross blocks of this size (`db/log_format.h`).
@@ -22,17 +23,14 @@ fn is_recycled(kind: u8) -> bool {
 
 /// Refuses a database whose logs RocksDB could not read to an end.
 pub fn check(database: &Path) -> Result<(), StoreError> {
-    let failed = |path: &Path, error: io::Error| StoreError::Io {
-        what: format!("reading {}: {error}", path.display()),
-    };
-    for entry in fs::read_dir(database).map_err(|error| failed(database, error))? {
-        let path = entry.map_err(|error| failed(database, error))?.path();
+    for entry in fs::read_dir(database).map_err(|error| failed("reading", database, &error))? {
+        let path = entry.map_err(|error| failed("reading", database, &error))?.path();
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
         if !name.starts_with("MANIFEST-") && !name.ends_with(".log") {
             continue;
         }
-        let found = File::open(&path).and_then(|file| recycled_record(BufReader::with_capacity(BLOCK as usize, file)));
-        if let Some(offset) = found.map_err(|error| failed(&path, error))? {
+        let found = File::open(&path).and_then(recycled_record);
+        if let Some(offset) = found.map_err(|error| failed("reading", &path, &error))? {
             return Err(StoreError::damaged(format!(
                 "{}, byte {offset}: a record of a recycled log, and this store recycles none",
                 path.display()
@@ -44,8 +42,9 @@ pub fn check(database: &Path) -> Result<(), StoreError> {
 
 /// Where the first record of a recycled log stands that RocksDB's reader would come to.
 fn recycled_record(mut file: impl Read) -> io::Result<Option<u64>> {
+    let mut block = Vec::with_capacity(BLOCK as usize);
     for number in 0.. {
-        let mut block = Vec::with_capacity(BLOCK as usize);
+        block.clear();
         file.by_ref().take(BLOCK).read_to_end(&mut block)?;
         if block.is_empty() {
             break;

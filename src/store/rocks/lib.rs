@@ -100,9 +100,6 @@ impl RocksStore {
         if folder.fresh && access == Access::Read {
             return Err(StoreError::refused(format!("{} holds no store yet", dir.display())));
         }
-        if !folder.fresh {
-            framing::check(&folder.database)?;
-        }
         let (settings, families) = (tuning::database(options, folder.fresh), tuning::families(options));
         let db = match access {
             Access::Write => DB::open_cf_descriptors(&settings, &folder.database, families),
