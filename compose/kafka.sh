@@ -380,13 +380,13 @@ end() { # NODE SIGNAL
     kill -KILL "$pid"
 }
 
-end_all() { # SIGNAL: all at once
+# Ends all brokers at once. Those that this shell has launched are buried as well, so that nothing of them is left, neither in /proc
+# nor a file that a dying one still writes into a folder about to be removed.
+end_all() { # SIGNAL
     for node in $(nodes); do
         end "$node" "$1" &
     done
-    for node in $(nodes); do
-        while process "$node" >/dev/null; do sleep 0.1; done
-    done
+    wait
 }
 
 # Starts all brokers that do not run, behind a command.

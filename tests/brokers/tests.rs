@@ -33,5 +33,6 @@ fn a_cluster_survives_what_is_done_to_it_and_ends_when_it_is_dropped() {
     let process = Path::new("/proc").join(process.trim());
     assert!(process.exists());
     drop(cluster);
-    assert!(!process.exists() && !dir.exists());
+    assert!(!process.exists(), "{} is still there", process.display());
+    assert!(!dir.exists(), "{} is still there", dir.display());
 }
