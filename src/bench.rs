@@ -350,7 +350,7 @@ async fn write_through(store: &Embedded, log_id: [u8; 16], load: &Load) -> Resul
     let mut turn = 0;
     let mut at = handle.view().position.0;
     let mut recorder = Recorder::new();
-    let handed_down = handle.store().stats();
+    let handed_down = handle.store().map_err(internal)?.stats();
     let began = Instant::now();
     while began.elapsed() < load.duration {
         for _ in 0..1_024 {
@@ -365,7 +365,7 @@ async fn write_through(store: &Embedded, log_id: [u8; 16], load: &Load) -> Resul
     }
     folded(before + turn).await?;
     let took = began.elapsed();
-    let stats = handle.store().stats();
+    let stats = handle.store().map_err(internal)?.stats();
     let per_event = |now: u64, then: u64| (now - then) as f64 / turn.max(1) as f64;
     let counted = [
         ("store_puts_per_event", per_event(stats.puts, handed_down.puts)),

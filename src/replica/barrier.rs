@@ -67,7 +67,7 @@ impl Barriers {
         Turn::Append(nonce)
     }
 
-    /// A fence event with this nonce was folded and committed.
+    /// A fence event with this nonce was folded.
     pub fn pass(&self, nonce: &[u8], position: Position) {
         let mut state = self.state.lock();
         let Some(index) = state.under_way.iter().position(|(_, own)| own == nonce) else { return };

@@ -8,13 +8,14 @@ use crate::options::Options;
 use crate::past::{PastCache, Pins};
 use crate::propose::Desk;
 use crate::status::{Counts, Metrics, ReplicaState, Stand, Standing, Status};
-use crate::step::{Effects, Folded, Folder};
+use crate::step::{Effects, Folder};
 use crate::view::{View, Views, WaitError};
+use crate::written::Written;
 use confold_log::{Fence, Log, LogError};
 use confold_model::event::{self, Body, Event};
 use confold_model::ids::Position;
 use confold_store::cache::CachedObjects;
-use confold_store::{Store, StoreError};
+use confold_store::{Batch, Store, StoreError};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
@@ -27,9 +28,10 @@ pub(crate) struct Core {
     pub options: Options,
     pub replica: [u8; 16],
     /// Held while records are folded, never while a disk or the log is waited for. `None` once nothing more is folded
-    /// and what it holds may be more than was committed.
+    /// and what it holds may be more than was shown.
     pub folder: Mutex<Option<Folder>>,
     pub views: Views,
+    pub written: Written,
     pub stand: Stand,
     pub desk: Desk,
     pub barriers: Barriers,
@@ -57,6 +59,7 @@ impl Core {
         Core {
             objects: Arc::new(CachedObjects::new(store.clone(), options.object_cache_bytes)),
             replica: folder.replica(),
+            written: Written::new(first.position.next()),
             views: Views::new(Arc::new(first)),
             stand: Stand::new(),
             desk: Desk::new(options.in_flight, options.in_flight_bytes),
@@ -81,12 +84,12 @@ impl Core {
         }
     }
 
-    /// Writes a batch and then, and only then, lets its effects go. `false`: the replica has stopped.
-    pub fn settle(&self, folded: Folded) -> bool {
-        let Folded { batch, effects } = folded;
+    /// Writes a batch of so many events. `false`: the replica has stopped.
+    pub fn write(&self, batch: &Batch, records: u64) -> bool {
         let started = Instant::now();
         let mut was_full = false;
-        while let Err(error) = self.store.commit(&batch) {
+        while let Err(error) = self.store.commit(batch) {
+            self.written.stick(error.clone());
             if !matches!(error, StoreError::Full { .. }) {
                 self.store_failed(&error);
                 return false;
@@ -102,8 +105,18 @@ impl Core {
             self.stand.change(ReplicaState::Degraded, ReplicaState::CatchingUp);
         }
         self.metrics.commit_seconds.record(started.elapsed());
-        self.release(effects);
+        self.metrics.batch_records.record(records as f64);
+        self.metrics.tally.batches.fetch_add(1, Relaxed);
+        self.written.reach(batch.head.applied.next());
+        if was_full {
+            self.serve_when_caught_up(&self.views.latest());
+        }
         true
+    }
+
+    /// The store, with the rows of everything that was shown before the call. Blocks, for about as long as it takes to write a batch.
+    pub fn rows(&self) -> Result<&Arc<dyn Store>, StoreError> {
+        self.written.wait().map(|()| &self.store)
     }
 
     /// Nothing is folded while the store takes nothing: reads go on with what it has. `false`: the replica is being stopped.
@@ -116,11 +129,13 @@ impl Core {
         !self.is_stopped()
     }
 
-    fn release(&self, effects: Effects) {
+    /// Lets everybody know what was folded.
+    pub fn release(&self, effects: Effects) {
         // Whoever sees the view finds its chores noted and its events counted.
         self.house.note(&effects, || (self.options.clock)());
         self.count(&effects);
         effects.disagreements.iter().for_each(|disagreement| self.alarm(disagreement));
+        self.written.show(effects.view.position.next());
         self.views.publish(effects.view.clone());
         // Nobody enters the desk after its event was folded, so an empty desk needs no looking through.
         if self.desk.in_flight() > 0 {
@@ -131,16 +146,16 @@ impl Core {
                 self.barriers.pass(&nonce, effects.view.position);
             }
         }
-        if let Some(level) = effects.halt {
-            let reason = format!(
-                "level {level} became active at position {}, this build knows levels up to {}",
-                effects.view.position,
-                event::LEVEL
-            );
-            self.stop_as(ReplicaState::Halted, reason);
-        }
         self.leave_a_log_of_another_life(&effects.view);
         self.serve_when_caught_up(&effects.view);
+    }
+
+    /// A level that this build does not know became active.
+    pub fn halt_at(&self, level: u32) {
+        let position = self.views.latest().position;
+        let knows = event::LEVEL;
+        let reason = format!("level {level} became active at position {position}, this build knows levels up to {knows}");
+        self.stop_as(ReplicaState::Halted, reason);
     }
 
     /// An `open` names the log on which a store goes on: on any other it is over. Up to the end of a copy the log that is named
@@ -158,14 +173,12 @@ impl Core {
     fn count(&self, effects: &Effects) {
         let (metrics, tally) = (&self.metrics, &self.metrics.tally);
         metrics.count_outcomes(&effects.outcomes);
-        metrics.batch_records.record(effects.records as f64);
         metrics.position.set(effects.view.position.0 as f64);
         metrics.revision.set(effects.view.revision.0 as f64);
         metrics.floor.set(effects.view.floor.0 as f64);
         metrics.tree_bytes.set(effects.view.tree.memory() as f64);
         metrics.last_fold.set((self.options.clock)().0 as f64 / 1000.0);
         metrics.last_record.set(effects.view.time.0 as f64 / 1000.0);
-        tally.batches.fetch_add(1, Relaxed);
         tally.records.fetch_add(effects.records, Relaxed);
         tally.bytes.fetch_add(effects.bytes, Relaxed);
     }
@@ -186,7 +199,7 @@ impl Core {
         let state = if error.is_damage() { ReplicaState::Quarantined } else { ReplicaState::Halted };
         self.disk_failed.fetch_or(matches!(error, StoreError::Io { .. }), SeqCst);
         let at = self.views.latest().position;
-        self.stop_as(state, format!("{error}; everything up to position {at} was committed"));
+        self.stop_as(state, format!("{error}; everything up to position {at} was folded"));
     }
 
     /// The log cannot be written or read any more. What stands on it is for the next process to find out.

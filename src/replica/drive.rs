@@ -1,23 +1,28 @@
-//! The loop: read, fold, commit, and only then let the effects go.
+//! The loop: read, fold, let the effects go, and write the batch.
 //!
 //! ```text
-//! fold thread    read k ── fold k ── read k+1 ── fold k+1 ── …
-//! store thread                └────── commit k ── effects of k ── commit k+1 ── …
+//! fold thread    read ── fold ── effects ── read ── fold ── effects ── batch k ── read ── …
+//! store thread                                                           └────── commit k ── …
 //! ```
-//! A small batch is committed by the fold thread itself, which saves two changes of threads where every microsecond
-//! counts; a big one is handed over, so that the next is folded meanwhile. The order of commits and effects is that of the log
-//! either way: the fold thread commits itself only when nothing it handed over is still under way.
+//! Effects go as soon as their records are folded. The batch stays open while more is on its way, for a bounded time: the objects of
+//! the revisions in between are then never written. Who needs its rows closes it by waiting for them (see [`Written`]).
+//!
+//! A small batch is committed by the fold thread itself, which saves two changes of threads; a big one is handed over, so that the
+//! next is folded meanwhile. The order of commits is that of the log either way: the fold thread commits itself only when nothing
+//! it handed over is still under way.
+//!
+//! [`Written`]: crate::written::Written
 
 use crate::agree::dispute_loop;
 use crate::core::Core;
 use crate::fence;
 use crate::options::Housekeeping;
 use crate::status::{ReplicaState, Standing};
-use crate::step::{FoldError, Folded, Folder, Next};
+use crate::step::{Effects, FoldError, Folded, Folder, Next};
 use confold_log::{LogError, Reader, Record};
 use confold_model::ids::Position;
 use confold_model::objects::Objects;
-use confold_store::StoreError;
+use confold_store::{Batch, StoreError};
 use parking_lot::{Condvar, Mutex};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,10 +36,10 @@ use std::time::{Duration, Instant};
 pub(crate) fn start(core: &Arc<Core>, reader: Box<dyn Reader>) -> std::io::Result<Vec<JoinHandle<()>>> {
     let (sender, receiver) = sync_channel(1);
     let pending = Arc::new(Pending::default());
-    let writer = Writer { core: core.clone(), sender, pending: pending.clone() };
+    let mut writer = Writer { core: core.clone(), sender, pending: pending.clone(), opened: None };
     let mut threads = vec![
         spawn("confold-store", core, move |core| write_loop(core, &receiver, &pending))?,
-        spawn("confold-fold", core, move |core| fold_loop(core, reader, &writer))?,
+        spawn("confold-fold", core, move |core| fold_loop(core, reader, &mut writer))?,
     ];
     if core.options.housekeeping == Housekeeping::Background {
         threads.push(spawn("confold-house", core, house_loop)?);
@@ -69,27 +74,66 @@ struct Pending {
 
 struct Writer {
     core: Arc<Core>,
-    sender: SyncSender<Folded>,
+    sender: SyncSender<(Batch, u64)>,
     pending: Arc<Pending>,
+    /// Since when the open batch has been waiting for more.
+    opened: Option<Instant>,
 }
 
 /// A batch of at least this many records is worth a second thread.
 const HAND_OVER_FROM: u64 = 128;
 
+/// How long a batch stays open, with how many records at most, and how long it is kept open for the next of them.
+const OPEN_FOR: Duration = Duration::from_millis(10);
+const OPEN_UP_TO: u64 = 512;
+const NEXT_WITHIN: Duration = Duration::from_millis(1);
+
 impl Writer {
-    /// `false`: the replica has stopped.
-    fn settle(&self, folded: Folded) -> bool {
-        let mut count = self.pending.count.lock();
-        if *count == 0 && folded.effects.records < HAND_OVER_FROM {
-            drop(count);
-            return self.core.settle(folded);
-        }
-        *count += 1;
-        drop(count);
-        self.sender.send(folded).is_ok()
+    /// Closes the open batch and sees it written, also where it has nothing to show any more. `false`: the replica has stopped.
+    fn close(&mut self) -> bool {
+        self.opened = None;
+        let folded = self.core.folder.lock().as_mut().and_then(Folder::finish);
+        folded.is_none_or(|folded| self.take(folded))
     }
 
-    /// Waits until everything handed over is settled.
+    /// As `close`, unless more is on its way and nobody waits for the batch.
+    fn close_unless_more_comes(&mut self) -> bool {
+        let collected = self.core.folder.lock().as_ref().map_or(0, Folder::collected);
+        let stays_open = (1..OPEN_UP_TO).contains(&collected)
+            && self.core.desk.in_flight() > 0
+            && !self.core.written.is_waited_for()
+            && self.opened.get_or_insert_with(Instant::now).elapsed() < OPEN_FOR;
+        stays_open || self.close()
+    }
+
+    /// Lets the effects go and writes the batch, or has it written. `false`: the replica has stopped.
+    fn take(&self, folded: Folded) -> bool {
+        let Folded { batch, records, effects } = folded;
+        let halt = effects.halt;
+        match effects.records {
+            0 => self.core.views.replace(effects.view),
+            _ => self.core.release(effects),
+        }
+        let mut count = self.pending.count.lock();
+        let taken = if *count == 0 && records < HAND_OVER_FROM {
+            drop(count);
+            self.core.write(&batch, records)
+        } else {
+            *count += 1;
+            drop(count);
+            self.sender.send((batch, records)).is_ok()
+        };
+        match halt {
+            Some(level) if taken => {
+                self.drain();
+                self.core.halt_at(level);
+                false
+            }
+            _ => taken,
+        }
+    }
+
+    /// Waits until everything handed over is written.
     fn drain(&self) {
         let mut count = self.pending.count.lock();
         while *count > 0 {
@@ -98,13 +142,13 @@ impl Writer {
     }
 }
 
-fn write_loop(core: &Arc<Core>, folded: &Receiver<Folded>, pending: &Pending) {
+fn write_loop(core: &Arc<Core>, batches: &Receiver<(Batch, u64)>, pending: &Pending) {
     let mut works = true;
-    while let Ok(folded) = folded.recv() {
+    while let Ok((batch, records)) = batches.recv() {
         // After a failure nothing more is written: a later batch would stand on one that is missing.
-        let settled = works.then(|| catch_unwind(AssertUnwindSafe(|| core.settle(folded))));
-        works = match settled {
-            Some(Ok(settled)) => settled,
+        let written = works.then(|| catch_unwind(AssertUnwindSafe(|| core.write(&batch, records))));
+        works = match written {
+            Some(Ok(written)) => written,
             Some(Err(panic)) => {
                 core.stop_as(ReplicaState::Halted, format!("a bug while committing a batch: {}", panic_text(&*panic)));
                 false
@@ -116,15 +160,29 @@ fn write_loop(core: &Arc<Core>, folded: &Receiver<Folded>, pending: &Pending) {
     }
 }
 
-fn fold_loop(core: &Arc<Core>, mut reader: Box<dyn Reader>, writer: &Writer) {
+fn fold_loop(core: &Arc<Core>, reader: Box<dyn Reader>, writer: &mut Writer) {
+    read_and_fold(core, reader, writer);
+    // What was shown comes into the store also where the replica stops; where it cannot, it is folded again after a restart.
+    let standing = core.stand.state();
+    if !matches!(standing, ReplicaState::Halted | ReplicaState::Quarantined) {
+        writer.close();
+    }
+    writer.drain();
+    core.drop_folder();
+    core.written.end(StoreError::Busy { what: "the replica has stopped".to_owned() });
+    core.desk.dismiss();
+}
+
+fn read_and_fold(core: &Arc<Core>, mut reader: Box<dyn Reader>, writer: &mut Writer) {
     let (least, most) = (*core.options.batch_records.start(), *core.options.batch_records.end());
     let mut limit = least.max(1);
     let mut progress = Instant::now();
     while !core.is_stopped() && !core.stand.state().is_final() {
-        let records = match reader.read(limit, core.options.batch_bytes, core.options.read_wait) {
+        let wait = writer.opened.map_or(core.options.read_wait, |_| NEXT_WITHIN.min(core.options.read_wait));
+        let records = match reader.read(limit, core.options.batch_bytes, wait) {
             Ok(records) => records,
             Err(error) => {
-                if !read_failed(core, error) {
+                if !writer.close() || !read_failed(core, error) {
                     break;
                 }
                 continue;
@@ -137,7 +195,7 @@ fn fold_loop(core: &Arc<Core>, mut reader: Box<dyn Reader>, writer: &Writer) {
             core.log_failed(&error);
             break;
         }
-        core.set_reading(true);
+        core.set_reading(!core.written.is_stuck());
         if !records.is_empty() || core.lag(&core.views.latest()) == 0 {
             progress = Instant::now();
         } else if progress.elapsed() >= core.options.stall {
@@ -158,14 +216,17 @@ fn fold_loop(core: &Arc<Core>, mut reader: Box<dyn Reader>, writer: &Writer) {
         } else if records.len() < limit / 2 {
             limit = (limit / 2).max(least.max(1));
         }
-        if !fold_all(core, &records, writer) {
+        let goes_on = match records.is_empty() {
+            true => writer.close(),
+            false => fold_all(core, &records, writer) && writer.close_unless_more_comes(),
+        };
+        if !goes_on || !shed(core, writer) {
             break;
         }
-        shed(core, writer);
+        if records.is_empty() {
+            core.serve_when_caught_up(&core.views.latest());
+        }
     }
-    writer.drain();
-    core.drop_folder();
-    core.desk.dismiss();
 }
 
 /// A new reader that goes on where the fold stands.
@@ -178,8 +239,8 @@ fn renewed(core: &Core) -> Result<Box<dyn Reader>, LogError> {
     core.log.reader(tip.position)
 }
 
-/// Folds and settles some records. `false`: the replica has stopped.
-fn fold_all(core: &Arc<Core>, records: &[Record], writer: &Writer) -> bool {
+/// Folds some records and lets their effects go. `false`: the replica has stopped.
+fn fold_all(core: &Arc<Core>, records: &[Record], writer: &mut Writer) -> bool {
     let (mut at, mut tries) = (0, 0);
     while at < records.len() {
         let started = Instant::now();
@@ -187,15 +248,25 @@ fn fold_all(core: &Arc<Core>, records: &[Record], writer: &Writer) -> bool {
         let folded = {
             let mut folder = core.folder.lock();
             let Some(folder) = folder.as_mut() else { return false };
-            let fold = AssertUnwindSafe(|| fold_one_batch(folder, records, &mut at, &*core.objects));
-            catch_unwind(fold)
+            catch_unwind(AssertUnwindSafe(|| fold_some(folder, records, &mut at, &*core.objects)))
         };
         core.metrics.fold_seconds.record(started.elapsed());
         if at > before {
             tries = 0;
         }
-        let (folded, error) = match folded {
-            Ok(result) => result,
+        let error = match folded {
+            Ok(Ok(Progress::Open(effects))) => {
+                core.release(effects);
+                continue;
+            }
+            Ok(Ok(Progress::Closed(folded))) => {
+                writer.opened = None;
+                if !writer.take(folded) {
+                    return false;
+                }
+                continue;
+            }
+            Ok(Err(error)) => error,
             Err(panic) => {
                 let position = records.get(at).map_or(Position(0), |record| record.position);
                 let reason = format!("a bug while folding position {position}: {}", panic_text(&*panic));
@@ -205,76 +276,72 @@ fn fold_all(core: &Arc<Core>, records: &[Record], writer: &Writer) -> bool {
                 return false;
             }
         };
-        if let Some(FoldError::Fenced(reason)) = error {
+        if let FoldError::Fenced(reason) = error {
             core.drop_folder();
             core.stop_as(ReplicaState::Fenced, reason);
             return false;
         }
-        if let Some(folded) = folded {
-            let last = folded.effects.halt.is_some();
-            if !writer.settle(folded) || last {
-                return false;
-            }
+        if !writer.close() {
+            return false;
         }
-        if let Some(error) = error {
-            tries += 1;
-            core.metrics.tally.retries.fetch_add(1, Relaxed);
-            tracing::warn!(%error, tries, "an object could not be read");
-            if tries > core.options.object_retries {
-                core.stop_as(ReplicaState::Halted, error.to_string());
-                return false;
-            }
-            core.pause(core.options.retry_pause);
-            if core.is_stopped() {
-                return false;
-            }
+        tries += 1;
+        core.metrics.tally.retries.fetch_add(1, Relaxed);
+        tracing::warn!(%error, tries, "an object could not be read");
+        if tries > core.options.object_retries {
+            core.stop_as(ReplicaState::Halted, error.to_string());
+            return false;
         }
-    }
-    if records.is_empty() {
-        core.serve_when_caught_up(&core.views.latest());
+        core.pause(core.options.retry_pause);
+        if core.is_stopped() {
+            return false;
+        }
     }
     true
 }
 
-/// Folds up to the end of the records or of the batch, and closes the batch also where an object was missing.
-fn fold_one_batch(
-    folder: &mut Folder,
-    records: &[Record],
-    at: &mut usize,
-    objects: &dyn Objects,
-) -> (Option<Folded>, Option<FoldError>) {
-    while let Some(record) = records.get(*at) {
-        match folder.fold(record, objects) {
-            Ok(next) => {
-                *at += 1;
-                if next == Next::Ends {
-                    break;
-                }
-            }
-            Err(error @ FoldError::Fenced(_)) => return (None, Some(error)),
-            Err(error) => return (folder.finish(), Some(error)),
-        }
-    }
-    (folder.finish(), None)
+/// How far `fold_some` came.
+enum Progress {
+    /// To the end of the records.
+    Open(Effects),
+    /// To a record that ends the batch.
+    Closed(Folded),
 }
 
-/// Keeps the loaded tree within its bound. Only what the store holds may go, so what was handed over is waited for.
-fn shed(core: &Arc<Core>, writer: &Writer) {
+fn fold_some(folder: &mut Folder, records: &[Record], at: &mut usize, objects: &dyn Objects) -> Result<Progress, FoldError> {
+    while let Some(record) = records.get(*at) {
+        let next = folder.fold(record, objects)?;
+        *at += 1;
+        if next == Next::Ends
+            && let Some(folded) = folder.finish()
+        {
+            return Ok(Progress::Closed(folded));
+        }
+    }
+    Ok(Progress::Open(folder.show()))
+}
+
+/// Keeps the loaded tree within its bound. Only what the store holds may go, so what was handed over is waited for. `false`: the
+/// replica has stopped.
+fn shed(core: &Arc<Core>, writer: &mut Writer) -> bool {
     let limit = core.options.tree_cache_bytes;
     let outgrown = |folder: &Option<Folder>| folder.as_ref().is_some_and(|folder| folder.tree_memory() > limit);
     if !outgrown(&core.folder.lock()) {
-        return;
+        return true;
+    }
+    if !writer.close() {
+        return false;
     }
     writer.drain();
     let mut folder = core.folder.lock();
-    let Some(folder) = folder.as_mut().filter(|folder| folder.collected() == 0) else { return };
+    let Some(folder) = folder.as_mut().filter(|folder| folder.collected() == 0) else { return true };
     if core.stand.state().is_final() {
-        return;
+        return true;
     }
     folder.shed(limit - limit / 4);
     core.metrics.tally.sheds.fetch_add(1, Relaxed);
     // The latest view shares the tree: it must let go of the same parts.
-    core.views.publish(Arc::new(folder.view()));
+    core.views.replace(Arc::new(folder.view()));
+    true
 }
 
 /// What a failed read means. `false`: stop.

@@ -197,7 +197,7 @@ impl Replica {
 }
 
 impl Handle {
-    /// The newest state that is folded and in the store. Never waits.
+    /// The newest state that is folded. Never waits.
     pub fn view(&self) -> Arc<View> {
         self.core.views.latest()
     }
@@ -250,9 +250,10 @@ impl Handle {
         self.core.objects.clone()
     }
 
-    /// For reads: history rows, touched paths, event ids, look-up by time. Nothing else may be done with it.
-    pub fn store(&self) -> &dyn Store {
-        &*self.core.store
+    /// For reads: history rows, touched paths, event ids, look-up by time, of everything that a view showed before the call. Nothing else
+    /// may be done with it. Blocks for about as long as the store takes to write a batch; `Full` or `Io` where it does not take it.
+    pub fn store(&self) -> Result<&dyn Store, StoreError> {
+        self.core.rows().map(|store| &**store)
     }
 
     /// A reader of the log from a position on, with the right digests also where the log stores none.

@@ -62,7 +62,7 @@ impl House {
         House { chores: Mutex::default(), called: Condvar::new() }
     }
 
-    /// Takes note of a committed batch.
+    /// Takes note of what was folded.
     pub fn note(&self, effects: &Effects, now: impl FnOnce() -> Time) {
         if !effects.worked && effects.mark.is_none() && !effects.floor_raised {
             return;
@@ -179,10 +179,10 @@ impl Core {
         };
         if sync {
             let started = Instant::now();
-            match self.store.sync() {
+            match self.rows().and_then(|store| store.sync()) {
                 Ok(()) => {}
                 // The fold finds out by itself, and waits; the next mark is announced.
-                Err(error @ StoreError::Full { .. }) => return tracing::warn!(%error, "the mark is not announced"),
+                Err(error @ (StoreError::Full { .. } | StoreError::Busy { .. })) => return tracing::warn!(%error, "the mark is not announced"),
                 Err(error) => return self.store_failed(&error),
             }
             self.metrics.sync_seconds.record(started.elapsed());

@@ -1,11 +1,13 @@
 //! A replica: folds one log into one store, shows what it has folded, and carries proposals to the log and back.
 //!
 //! ```text
-//! submit ─▶ Log.append          Log.read ─▶ step ─▶ Batch + Effects ─▶ Store.commit ─ only then ─▶ view, answers
-//!    └── waits for its own event ◀──────────────────────────────────────────────────────────────────────┘
+//! submit ─▶ Log.append          Log.read ─▶ step ─▶ Effects: view, answers
+//!    └── waits for its own event ◀───────────────┼────────────────┘
+//!                                                └─▶ Batch ─▶ Store.commit ─▶ rows
 //! ```
 //! What holds, whatever happens:
-//! - Nobody is shown or answered anything that the store has not taken. A crash loses effects, never the order of them.
+//! - Nobody is shown or answered anything that is not durable on the log and folded. A crash loses rows, which are folded again.
+//! - Whoever asks for rows gets those of everything that was shown before, or an error.
 //! - An answer comes from folding the event, never from having appended it. A deadline that passes is `Unknown`, and an
 //!   unknown outcome can always be made definite: send the same event again, or withdraw it.
 //! - Readers hold immutable views and never wait for the fold; the fold never waits for them.
@@ -37,6 +39,7 @@ pub mod touch;
 mod view;
 mod voices;
 mod watched;
+mod written;
 
 // Tests that reach inside share what the tests from outside build their worlds with.
 #[cfg(test)]

@@ -481,6 +481,7 @@ impl Core {
                 Outcome::Rejected(Rejection::new(code.unwrap_or(Code::Unknown), detail))
             }
         };
+        self.written.wait_for(position)?;
         let row = self.store.revision_at_position(position)?;
         let made = row.as_ref().filter(|row| row.position == position);
         Ok(Settled {
@@ -496,8 +497,9 @@ impl Core {
 
     /// The accepted event of this id, however long ago: the index holds every one since genesis.
     fn of_index(&self, id: &EventId) -> Result<Option<Settled>, StoreError> {
-        let Some(found) = self.store.id(id, self.views.latest().window)? else { return Ok(None) };
-        let row = self.store.revision_at_position(found.position)?;
+        let store = self.rows()?;
+        let Some(found) = store.id(id, self.views.latest().window)? else { return Ok(None) };
+        let row = store.revision_at_position(found.position)?;
         let made = row.as_ref().filter(|row| row.position == found.position);
         Ok(Some(Settled {
             id: *id,
@@ -513,7 +515,7 @@ impl Core {
     /// What is known of an id now: from the window, and beyond it from the index.
     pub fn fate(&self, id: EventId) -> Result<Fate, ProposeError> {
         let unknown = |reason: String| ProposeError::Unknown { id, reason };
-        // The fold may be ahead of what is committed. Whatever it knows beyond that is not an answer yet.
+        // The fold may be ahead of what is shown. Whatever it knows beyond that is not an answer yet.
         let view = self.views.latest();
         let entry = match self.folder.lock().as_ref() {
             Some(folder) => folder.entry(&id).filter(|entry| entry.position <= view.position),

@@ -1,14 +1,14 @@
 //! The fold with what surrounds it, and without I/O: records in, a batch for the store and its effects out.
 //!
 //! ```text
-//! fold(record) … fold(record) ─▶ finish() ─▶ Folded { batch, effects }
-//!      until Next::Ends, or as many as the caller likes          write the batch, then let the effects go: never the other way
+//! fold(record) … fold(record) ─▶ show() ─▶ Effects         for those who wait, readers, housekeeping: as often as the caller likes
+//!      until Next::Ends       ─▶ finish() ─▶ Folded { batch, effects }         the batch takes everything since the last finish
 //! ```
 //! Any cut of a log into batches gives the same state; marks end a batch by themselves, so that all replicas have the
 //! same well-known points. The drive loop and simulations use it unchanged.
 
 use crate::kept::{Hold, Keeping, KeptMark, scalars_at};
-use crate::view::View;
+use crate::view::{Ground, View};
 use crate::voices::{Agreement, Voices};
 use crate::{fence, touch};
 use bytes::Bytes;
@@ -70,7 +70,10 @@ pub struct Folder {
     last_author: Arc<str>,
     /// d before the last record folded.
     before: Hash,
+    /// The last finished batch.
+    finished: Ground,
     open: Open,
+    news: News,
 }
 
 /// A position at which this replica computed the state hash.
@@ -89,18 +92,21 @@ pub enum Next {
     Ends,
 }
 
-/// Events folded together: write the batch, then release the effects.
+/// Events folded together: release the effects, and write the batch.
 pub struct Folded {
     pub batch: Batch,
+    /// How many events the batch has.
+    pub records: u64,
+    /// What was not shown before; its view is that of the whole batch.
     pub effects: Effects,
 }
 
-/// What becomes of a batch once it is written.
+/// What folding brought about.
 pub struct Effects {
     pub view: Arc<View>,
     /// One for each event that has an id, in order.
     pub settlements: Vec<Settlement>,
-    /// The mark that the batch ends with.
+    /// The mark that the last event passed.
     pub mark: Option<Mark>,
     /// Records of fence events, as they stand on the log.
     pub fences: Vec<Bytes>,
@@ -162,6 +168,13 @@ struct Open {
     touched: Vec<Touched>,
     ids: Vec<IdRow>,
     own: Vec<StateEdit>,
+    mark: Option<Mark>,
+    records: u64,
+}
+
+/// Effects of what was folded since they were last shown.
+#[derive(Default)]
+struct News {
     settlements: Vec<Settlement>,
     mark: Option<Mark>,
     fences: Vec<Bytes>,
@@ -249,6 +262,7 @@ impl Folder {
         let name = std::str::from_utf8(&name).map_err(|_| StoreError::damaged("the store's name is not UTF-8"))?;
         let mut folder = Folder::of(state, replica, name.into());
         folder.before = head.before;
+        folder.finished = Ground { position: head.applied, root: head.root };
         let agreed = store.state_row(own::FACTS, own::AGREED)?.unwrap_or_default();
         let (agreed, rest) = agreed.as_chunks::<8>();
         if !rest.is_empty() {
@@ -278,7 +292,9 @@ impl Folder {
             stale: Stale { tags: true, schemas: true, checkpoints: true, kept: true, incarnations: true },
             last_author: "".into(),
             before: Hash::ZERO,
+            finished: Ground::default(),
             open: Open::default(),
+            news: News::default(),
         }
     }
 
@@ -301,8 +317,9 @@ impl Folder {
         }
         self.before = before;
         self.open.records += 1;
-        self.open.bytes += record.bytes.len() as u64;
-        self.open.floor_raised |= self.state.floor() > floor;
+        self.news.records += 1;
+        self.news.bytes += record.bytes.len() as u64;
+        self.news.floor_raised |= self.state.floor() > floor;
         if applied.position == Position(0) {
             self.begin(&applied, record)?;
         }
@@ -312,6 +329,25 @@ impl Folder {
     /// Records collected and not yet finished.
     pub fn collected(&self) -> u64 {
         self.open.records
+    }
+
+    /// What folding brought about since this was last asked. The batch stays open; what it becomes stands in no store yet.
+    pub fn show(&mut self) -> Effects {
+        let News { settlements, mark, fences, disagreements, halt, floor_raised, worked, outcomes, records, bytes } =
+            std::mem::take(&mut self.news);
+        Effects {
+            view: Arc::new(self.view()),
+            settlements,
+            mark,
+            fences,
+            disagreements,
+            halt,
+            floor_raised,
+            worked,
+            outcomes,
+            records,
+            bytes,
+        }
     }
 
     /// Closes the batch: `None` where nothing was folded since the last one. The next fold builds on it, so a batch that
@@ -342,23 +378,12 @@ impl Folder {
             mark: open.mark.is_some(),
             durability: Durability::Later,
         };
-        let effects = Effects {
-            view: Arc::new(self.view()),
-            settlements: open.settlements,
-            mark: open.mark,
-            fences: open.fences,
-            disagreements: open.disagreements,
-            halt: open.halt,
-            floor_raised: open.floor_raised,
-            worked: open.worked,
-            outcomes: open.outcomes,
-            records: open.records,
-            bytes: open.bytes,
-        };
-        Some(Folded { batch, effects })
+        let effects = self.show();
+        self.finished = Ground { position: now, root };
+        Some(Folded { batch, records: open.records, effects })
     }
 
-    /// What the state shows now. Between batches only: within one it would show what no store has.
+    /// What the state shows now.
     pub fn view(&mut self) -> View {
         self.refresh();
         let state = &self.state;
@@ -371,6 +396,8 @@ impl Folder {
             revision: state.revision(),
             root: state.root(),
             tree: state.tree().clone(),
+            ground: self.finished,
+            ends_batch: self.open.records == 0,
             floor: state.floor(),
             level: state.level(),
             incarnation: state.incarnation(),
@@ -437,7 +464,7 @@ impl Folder {
 
     fn collect(&mut self, applied: Applied, record: &Record) -> Next {
         let accepted = matches!(applied.outcome, Outcome::Accepted);
-        *self.open.outcomes.entry((applied.outcome.number(), applied.outcome.code())).or_default() += 1;
+        *self.news.outcomes.entry((applied.outcome.number(), applied.outcome.code())).or_default() += 1;
         tracing::debug!(
             position = applied.position.0,
             id = applied.id.map(tracing::field::display),
@@ -473,17 +500,17 @@ impl Folder {
                 self.stale.checkpoints = true;
                 self.compare(record);
             }
-            "fence" => self.open.fences.push(record.bytes.clone()),
+            "fence" => self.news.fences.push(record.bytes.clone()),
             _ => {}
         }
-        self.open.worked |= !matches!(applied.body, "mark" | "checkpoint" | "fence");
-        self.open.halt = self.open.halt.or(applied.halt);
+        self.news.worked |= !matches!(applied.body, "mark" | "checkpoint" | "fence");
+        self.news.halt = self.news.halt.or(applied.halt);
         if let Some(state) = applied.mark {
             self.pass_mark(Mark { position: applied.position, chain: applied.chain, state });
         }
         let ends = applied.mark.is_some() || applied.halt.is_some();
         if let Some(id) = applied.id {
-            self.open.settlements.push(Settlement {
+            self.news.settlements.push(Settlement {
                 id,
                 position: applied.position,
                 time: applied.time,
@@ -498,6 +525,7 @@ impl Folder {
 
     fn pass_mark(&mut self, mark: Mark) {
         self.open.mark = Some(mark);
+        self.news.mark = Some(mark);
         self.marks.insert(mark.position, mark);
         self.open.own.push(own_mark(&mark));
         if self.marks.len() > MARKS_KEPT {
@@ -551,7 +579,7 @@ impl Folder {
         self.voices.hear(&announced);
         let comparable = announced.replica != self.replica && announced.level == event::LEVEL;
         match self.differs(&announced) {
-            Some(disagreement) => self.open.disagreements.push(disagreement),
+            Some(disagreement) => self.news.disagreements.push(disagreement),
             None if comparable && self.marks.contains_key(&announced.position) => self.agree(announced.position),
             None => {}
         }

@@ -42,6 +42,7 @@ impl Core {
         // Planned from one view: whatever is tagged or released after it is only kept longer.
         let begun = Instant::now();
         let view = self.views.latest();
+        self.rows()?;
         self.past.forget(|revision| !view.is_kept(revision));
         let mut outcome = SweepOutcome { tagged_persisted: self.persist_tagged(&view)?, ..SweepOutcome::default() };
         let links = |bytes: &[u8]| references(bytes).map_err(|refused| refused.to_string());
@@ -54,7 +55,7 @@ impl Core {
                 Ok(kept)
             })?;
             roots.extend(pinned);
-            roots.extend(self.views.held_roots());
+            roots.extend(self.views.held_roots(self.store.head().map_or(Position(0), |head| head.applied)));
             roots.extend(view.kept.iter().map(|mark| mark.root).filter(|root| *root != EMPTY_NODE));
             Ok(roots)
         })?;

@@ -6,6 +6,7 @@ use crate::voices::Agreement;
 use bytes::Bytes;
 use confold_model::event::{Limits, RetentionPolicy};
 use confold_model::ids::{Hash, Incarnation, Position, Revision, Time};
+use confold_model::node::EMPTY_NODE;
 use confold_model::schema::Schema;
 use confold_model::state::{CheckpointRow, IncarnationRow, PolicyRow, TagRow};
 use confold_model::tree::Tree;
@@ -14,8 +15,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 use tokio::sync::watch;
 
-/// The newest state that is folded *and* in the store, as of one position. Holding one costs memory and nothing else:
-/// the fold goes on, and what its tree still needs from the store stays there as long as it is held.
+/// The newest state that is folded, as of one position. Holding one costs memory and nothing else: the fold goes on, and what its
+/// tree still needs from the store stays there as long as it is held. Its rows may come into the store a moment later:
+/// [`crate::Handle::store`] waits for them.
 #[derive(Clone)]
 pub struct View {
     pub store_name: Arc<str>,
@@ -31,6 +33,10 @@ pub struct View {
     pub root: Hash,
     /// Load what it needs through [`crate::Handle::objects`].
     pub tree: Tree,
+    /// The batch that the tree builds on: what is not loaded of it stands in the store with that one.
+    pub(crate) ground: Ground,
+    /// The view is that of a whole batch, which stands in the store sooner or later.
+    pub(crate) ends_batch: bool,
     /// Everything untagged up to here is gone.
     pub floor: Revision,
     pub level: u32,
@@ -65,6 +71,13 @@ pub struct View {
     pub last_mark: Position,
     /// The newest mark whose state hash this replica has computed itself and still keeps.
     pub mark: Option<Mark>,
+}
+
+/// A finished batch: where it ended, and with which root.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Ground {
+    pub position: Position,
+    pub root: Hash,
 }
 
 /// What was waited for did not come.
@@ -137,23 +150,39 @@ impl Views {
     }
 
     pub fn publish(&self, view: Arc<View>) {
-        {
-            let mut held = self.held.lock();
-            // Most views are let go in the order they came; a long-held one makes a full pass worth it now and then.
-            while held.front().is_some_and(|front| front.strong_count() == 0) {
-                held.pop_front();
-            }
-            if held.len() > 64 && held.len().is_power_of_two() {
-                held.retain(|view| view.strong_count() > 0);
-            }
-            held.push_back(Arc::downgrade(&view));
-        }
+        self.hold(&view);
         self.latest.send_replace(view);
     }
 
-    /// Roots of all views that somebody holds, the latest among them.
-    pub fn held_roots(&self) -> Vec<Hash> {
-        self.held.lock().iter().filter_map(|view| Some(view.upgrade()?.root)).collect()
+    /// Shows the same state through another view, which nobody is woken for.
+    pub fn replace(&self, view: Arc<View>) {
+        self.hold(&view);
+        self.latest.send_if_modified(|latest| {
+            *latest = view;
+            false
+        });
+    }
+
+    fn hold(&self, view: &Arc<View>) {
+        let mut held = self.held.lock();
+        // Most views are let go in the order they came; a long-held one makes a full pass worth it now and then.
+        while held.front().is_some_and(|front| front.strong_count() == 0) {
+            held.pop_front();
+        }
+        if held.len() > 64 && held.len().is_power_of_two() {
+            held.retain(|view| view.strong_count() > 0);
+        }
+        held.push_back(Arc::downgrade(view));
+    }
+
+    /// Roots that have to stay in a store whose head is at this position, for all views that somebody holds, the latest among them. A
+    /// view that builds on a batch that is not in the store yet needs nothing that the head does not reach.
+    pub fn held_roots(&self, head: Position) -> Vec<Hash> {
+        let needs = |view: Arc<View>| match view.ends_batch && view.position <= head {
+            true => Some(view.root),
+            false => Some(view.ground).filter(|ground| ground.position <= head).map(|ground| ground.root),
+        };
+        self.held.lock().iter().filter_map(|view| needs(view.upgrade()?)).filter(|root| *root != EMPTY_NODE).collect()
     }
 
     /// How many there are beside the latest.

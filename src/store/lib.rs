@@ -378,7 +378,7 @@ pub enum StoreError {
     /// A mistake of the caller; nothing was changed.
     #[error("refused by the store: {what}")]
     Refused { what: String },
-    /// Try again when the sweep is over.
+    /// Try again when the sweep is over, or when the replica runs again.
     #[error("the store is busy: {what}")]
     Busy { what: String },
 }

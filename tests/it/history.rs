@@ -231,7 +231,7 @@ async fn a_long_history_makes_nothing_slower_and_only_rows_and_log_bigger() {
     );
     // Everything ever accepted still has its row, and what is kept its tree.
     let view = store.handle().view();
-    let row = store.handle().store().revision(Revision(1)).unwrap();
+    let row = store.handle().store().unwrap().revision(Revision(1)).unwrap();
     assert!(row.is_some(), "the first revision has lost its row");
     assert!(view.floor.0 > long - KEPT, "the floor is {:?}", view.floor);
     store.close().await.unwrap();

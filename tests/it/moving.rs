@@ -69,7 +69,7 @@ impl Shown {
         let view = store.handle().view();
         let all = Revision(1)..=Revision(u64::MAX);
         Shown {
-            rows: store.handle().store().revisions(all, Order::Ascending, usize::MAX).unwrap(),
+            rows: store.handle().store().unwrap().revisions(all, Order::Ascending, usize::MAX).unwrap(),
             tags: view.tags.iter().map(|(name, row)| (name.to_string(), row.revision)).collect(),
             chain: view.chain,
             digest: view.digest,

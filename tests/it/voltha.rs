@@ -47,7 +47,7 @@ async fn the_unmodified_schema_loads_with_the_whole_cluster_for_a_root() {
 
 /// Every root since the empty tree, in order.
 fn roots(fixture: &Fixture) -> Vec<Hash> {
-    let store = fixture.store.handle().store();
+    let store = fixture.store.handle().store().unwrap();
     let all = Revision(1)..=Revision(u64::MAX);
     let rows = store.revisions(all, Order::Ascending, usize::MAX).unwrap();
     rows.into_iter().map(|row| row.root).collect()
@@ -157,7 +157,7 @@ async fn a_tree_of_1000_adapters_and_1000_logical_devices_survives() {
 
 /// R2, R5: what is stored is what the persisted trees reach, no less and no more.
 fn assert_objects_are_what_roots_reach(fixture: &Fixture) {
-    let store = fixture.store.handle().store();
+    let store = fixture.store.handle().store().unwrap();
     let mut walk = Walk::new();
     for tree in store.persisted(Revision(0)..=Revision(u64::MAX), Order::Ascending, usize::MAX).unwrap() {
         walk.add_root(tree.root);

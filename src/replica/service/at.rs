@@ -254,7 +254,7 @@ impl Asked {
     fn by_root(&self, view: &View, text: &str, prefix: &RootPrefix) -> Result<Option<Named>, Refusal> {
         let mut limit = 256;
         let mut rows = loop {
-            let rows = self.handle.store().revisions_by_root(prefix, limit)?;
+            let rows = self.handle.store()?.revisions_by_root(prefix, limit)?;
             if rows.len() < limit || rows.first().map(|row| row.root) != rows.last().map(|row| row.root) {
                 break rows;
             }
@@ -295,7 +295,7 @@ impl Asked {
     }
 
     fn by_time(&self, view: &View, time: Time) -> Result<Revision, Refusal> {
-        let row = self.handle.store().revision_at_time(time)?;
+        let row = self.handle.store()?.revision_at_time(time)?;
         // What came into the store after the view was taken is not of this view.
         Ok(row.map_or(Revision(0), |row| row.revision.min(view.revision)))
     }
@@ -308,7 +308,7 @@ impl Asked {
             );
             return Err(Refusal::new(Code::Future, detail));
         }
-        let row = self.handle.store().revision_at_position(position)?;
+        let row = self.handle.store()?.revision_at_position(position)?;
         Ok(Named {
             revision: row.map_or(Revision(0), |row| row.revision),
             position: Some(position),

@@ -121,7 +121,7 @@ impl<'a> Query<'a> {
             if windows == MOST_WINDOWS && low <= high {
                 // The edge of what was looked through, as a position to continue from.
                 let edge = if self.request.oldest_first { low - 1 } else { high + 1 };
-                let edge = self.served.handle.store().revision(Revision(edge))?;
+                let edge = self.served.handle.store()?.revision(Revision(edge))?;
                 return Ok((found, edge.map(|row| row.position.0)));
             }
         }
@@ -130,7 +130,7 @@ impl<'a> Query<'a> {
 
     /// Rows that may fit, of a window at the near end of the range; and the window.
     fn candidates(&self, low: u64, high: u64) -> Result<(Vec<RevisionRow>, (u64, u64)), Refusal> {
-        let store = self.served.handle.store();
+        let store = self.served.handle.store()?;
         let (order, width) = match (self.request.oldest_first, &self.filter) {
             (true, Filter::Indexed(..)) => (Order::Ascending, INDEX_WINDOW),
             (false, Filter::Indexed(..)) => (Order::Descending, INDEX_WINDOW),
@@ -211,7 +211,7 @@ impl<'a> Query<'a> {
             name(&self.request.to)?
         };
         let upto = |position: u64| -> Result<u64, Refusal> {
-            let row = self.served.handle.store().revision_at_position(Position(position))?;
+            let row = self.served.handle.store()?.revision_at_position(Position(position))?;
             Ok(row.map_or(0, |row| row.revision.0))
         };
         match self.request.after {
@@ -292,7 +292,7 @@ impl<'a> Query<'a> {
         Ok(self
             .served
             .handle
-            .store()
+            .store()?
             .revision(named.revision)?
             .map_or(0, |row| row.position.0))
     }
@@ -479,7 +479,7 @@ impl<'a> Rows<'a> {
     }
 
     pub fn of_record(&self, record: &Record, brief: bool) -> Result<pb::LogRow, Refusal> {
-        let store = self.served.handle.store();
+        let store = self.served.handle.store()?;
         let before = store.revision_at_position(record.position)?;
         if let Some(made) = before.as_ref().filter(|row| row.position == record.position) {
             return Ok(self.of_revision(made, Some(record).filter(|_| !brief)));

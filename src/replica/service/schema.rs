@@ -174,7 +174,7 @@ pub(super) async fn get(
         if !super::at::is_latest(&read.at) {
             // The schema of a revision that is gone stands in the state all the same.
             let named = served.resolve(&view, &read.at)?;
-            let row = served.handle.store().revision(named.revision)?;
+            let row = served.handle.store()?.revision(named.revision)?;
             position = named
                 .position
                 .or(row.as_ref().map(|row| row.position))

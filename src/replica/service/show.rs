@@ -100,7 +100,7 @@ fn of_revision(served: &Asked, view: &View, at: &str) -> Result<Position, Refusa
     if let Some(position) = named.position {
         return Ok(position);
     }
-    let row = served.handle.store().revision(named.revision)?;
+    let row = served.handle.store()?.revision(named.revision)?;
     // Revision 0 was made by nobody: genesis stands for it.
     Ok(row.map_or(Position(0), |row| row.position))
 }

@@ -72,7 +72,7 @@ pub(super) async fn list(
         let rights = served.now()?;
         let mut tags = Vec::with_capacity(view.tags.len());
         for (name, tag) in view.tags.iter() {
-            let row = served.handle.store().revision(tag.revision)?;
+            let row = served.handle.store()?.revision(tag.revision)?;
             tags.push(pb::TagEntry {
                 name: name.clone(),
                 revision: tag.revision.0,

@@ -369,7 +369,7 @@ fn digest_before(served: &Asked, from: Position) -> Result<Hash, Refusal> {
         };
     }
     // Trimmed away: the history may have kept it.
-    match served.handle.store().revision_at_position(before)? {
+    match served.handle.store()?.revision_at_position(before)? {
         Some(row) if row.position == before => Ok(row.digest),
         _ => {
             let detail = format!("the digest of position {before}, which was trimmed away, is not known here");

@@ -92,12 +92,12 @@ async fn a_new_replica_begins_from_the_snapshot_of_a_serving_one_and_folds_on() 
     assert_eq!(devices(&view.tree, &*new.objects()), devices(&old.tree, &*handles[0].objects()));
     assert_ne!(new.replica_id(), handles[0].replica_id());
     // What is kept of the past answers alike: history rows, a tagged tree below the floor, ids, touched paths.
-    let rows = |handle: &Handle| handle.store().revisions(Revision(1)..=Revision(30), Order::Ascending, 99).unwrap();
+    let rows = |handle: &Handle| handle.store().unwrap().revisions(Revision(1)..=Revision(30), Order::Ascending, 99).unwrap();
     assert_eq!(rows(&new), rows(&handles[0]));
     let past = |handle: &Handle| handle.past(Revision(9)).map(|past| past.root);
     assert_eq!(past(&new).unwrap(), past(&handles[0]).unwrap());
     for row in rows(&new) {
-        assert_eq!(new.store().id(&row.id.unwrap(), 1 << 20).unwrap().unwrap().revision, row.revision);
+        assert_eq!(new.store().unwrap().id(&row.id.unwrap(), 1 << 20).unwrap().unwrap().revision, row.revision);
     }
     // It agrees from its first mark on.
     world.set_time(20_000_000);
@@ -147,7 +147,7 @@ async fn a_forged_snapshot_is_refused_whatever_it_says() {
     let whole = super::bytes::put_together(&parts);
     assert_eq!(whole, bytes);
     let header = export(&handles[0]).unwrap().header().clone();
-    let history = handles[0].store().revisions(Revision(0)..=header.revision, Order::Ascending, 999).unwrap();
+    let history = handles[0].store().unwrap().revisions(Revision(0)..=header.revision, Order::Ascending, 999).unwrap();
     let mut refused = 0;
     for (number, (kind, part)) in parts.iter().enumerate() {
         for at in 0..part.len() {

@@ -189,7 +189,7 @@ pub struct Walked {
 
 /// Goes through every object of every tree that the store keeps, and makes kept revisions again: nothing may be missing or wrong.
 pub fn walk(handle: &Handle) -> Walked {
-    let store = handle.store();
+    let store = handle.store().unwrap();
     let all = Revision(0)..=Revision(u64::MAX);
     let trees = store.persisted(all.clone(), Order::Ascending, usize::MAX).unwrap();
     let mut seen = BTreeSet::from([Hash::ZERO, EMPTY_NODE]);
@@ -234,7 +234,7 @@ pub async fn whole(data: &Path, writers: &Writers) -> Walked {
     let all = Revision(1)..=Revision(u64::MAX);
     let rows = store
         .handle()
-        .store()
+        .store().unwrap()
         .revisions(all, Order::Ascending, usize::MAX)
         .unwrap();
     let mut stands = BTreeMap::new();

@@ -27,7 +27,7 @@ async fn a_replica_that_is_dropped_at_any_time_goes_on_where_its_store_stands() 
     }
     let handle = world.serving().await;
     for settled in expected {
-        let row = handle.store().revision(settled.revision.unwrap()).unwrap().unwrap();
+        let row = handle.store().unwrap().revision(settled.revision.unwrap()).unwrap().unwrap();
         assert_eq!((row.position, row.root), (settled.position, settled.root));
     }
     assert_eq!(description(&handle.view().tree, "last", &*handle.objects()).as_deref(), Some("11"));
@@ -151,19 +151,23 @@ async fn a_full_store_is_waited_for_and_takes_the_same_batch_when_there_is_space
     let world = World::begun();
     let handle = world.serving().await;
     commit(&handle, put("a", "1")).await;
+    tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
     world.store.faults.lock().commit = Some(StoreError::Full { what: "told to be full".to_owned() });
-    let mut waiting = Box::pin(handle.propose(Proposal::new(put("a", "2")), SOON));
-    assert!(futures::poll!(&mut waiting).is_pending());
+    let folded = commit(&handle, put("a", "2")).await;
     let mut standing = handle.standing();
     let degraded = standing.wait_for(|now| now.state == ReplicaState::Degraded);
     let reason = tokio::time::timeout(SOON, degraded).await.unwrap().unwrap().reason.clone();
     assert!(reason.contains("told to be full"), "{reason}");
-    assert_eq!(description(&handle.view().tree, "a", &*handle.objects()).as_deref(), Some("1"), "reads go on");
+    assert_eq!(description(&handle.view().tree, "a", &*handle.objects()).as_deref(), Some("2"), "reads go on");
+    let rows = tokio::task::block_in_place(|| handle.store().err().unwrap());
+    assert!(matches!(rows, StoreError::Full { .. }), "{rows}");
+    assert!(handle.past(Revision(1)).is_ok(), "reads of what the store has go on");
     let refused = handle.propose(Proposal::new(put("a", "3")), SOON).await.unwrap_err();
     assert!(matches!(refused, ProposeError::DiskFull { .. }), "{refused}");
     world.store.faults.lock().commit = None;
-    assert_eq!(waiting.await.unwrap().revision, Some(Revision(2)));
     serving(&handle).await;
+    let row = tokio::task::block_in_place(|| handle.store().unwrap().revision(Revision(2)).unwrap().unwrap());
+    assert_eq!(row.root, folded.root);
     assert_eq!(commit(&handle, put("a", "3")).await.revision, Some(Revision(3)));
 }
 
@@ -172,7 +176,7 @@ async fn damage_that_a_reader_meets_stops_the_replica() {
     let world = World::begun();
     let handle = world.serving().await;
     commit(&handle, put("a", "1")).await;
-    let rows = || handle.store().revisions(Revision(0)..=Revision(9), Order::Ascending, 9);
+    let rows = || handle.store().unwrap().revisions(Revision(0)..=Revision(9), Order::Ascending, 9);
     assert_eq!(rows().unwrap().len(), 1);
     world.store.faults.lock().rows = Some(StoreError::damaged("told to rot"));
     assert!(rows().unwrap_err().is_damage());
@@ -359,7 +363,7 @@ async fn batches_follow_how_far_the_log_is_ahead_and_never_cross_a_mark() {
     let fresh = World { log: world.log.clone(), store: Arc::default(), clock: Arc::default() };
     let handle = fresh.serving().await;
     let view = handle.view();
-    let trees = handle.store().persisted(Revision(0)..=view.revision, Order::Ascending, usize::MAX).unwrap();
+    let trees = handle.store().unwrap().persisted(Revision(0)..=view.revision, Order::Ascending, usize::MAX).unwrap();
     let marks: Vec<u64> = trees.iter().filter(|tree| tree.mark).map(|tree| tree.position.0).collect();
     assert_eq!(marks, [4096, 8192]);
     assert!(trees.len() < 40, "{} batches for 9,000 events", trees.len());

@@ -64,8 +64,10 @@ async fn what_was_decided_before_the_seal_is_still_answered_and_what_raced_with_
         ..Proposal::new(put("a", "1"))
     };
     let first = handle.propose(before.clone(), SOON).await.unwrap();
-    // Nobody sees the seal before its batch is in the store.
+    // The seal is not folded while the batch before it is being written.
     world.store.hold(true);
+    commit(&handle, put("b", "1")).await;
+    tokio::task::block_in_place(|| world.store.wait_for_held());
     let seal = handle.submit(Proposal::new(Body::Seal), SOON).unwrap();
     let raced = handle.submit(Proposal::new(put("a", "2")), SOON).unwrap();
     world.store.hold(false);

@@ -6,9 +6,9 @@ use confold_model::event::{Body, RetentionPolicy};
 use confold_model::fold::Outcome;
 use confold_model::ids::Revision;
 use confold_model::objects::references;
-use confold_replica::{Handle, Options, PastError, Thinning};
+use confold_replica::{Handle, Options, PastError, Proposal, Thinning, View};
 use confold_store::Order;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 type Contents = BTreeMap<Revision, (confold_model::ids::Hash, Vec<(String, String)>)>;
@@ -19,6 +19,8 @@ async fn with_history(handle: &Handle, count: u64) -> Contents {
     for n in 0..count {
         let body = if n % 5 == 4 { remove(&format!("d-{}", n % 3)) } else { put(&format!("d-{}", n % 7), &n.to_string()) };
         let settled = commit(handle, body).await;
+        // Each revision ends a batch, and so has a tree of its own in the store.
+        tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
         if let Some(revision) = settled.revision {
             let view = handle.view();
             assert_eq!(view.root, settled.root);
@@ -45,7 +47,7 @@ fn forget_all(handle: &Handle) {
 fn forget_all_but(handle: &Handle, kept: &[u64]) {
     let latest = handle.view().revision;
     let gone: Vec<Revision> = (1..latest.0).filter(|revision| !kept.contains(revision)).map(Revision).collect();
-    handle.store().forget_persisted(&gone).unwrap();
+    handle.store().unwrap().forget_persisted(&gone).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +84,7 @@ async fn a_re_made_tree_that_differs_is_an_error_and_never_an_answer() {
     let world = World::begun();
     let handle = world.serving().await;
     with_history(&handle, 10).await;
-    let mut row = handle.store().revision(Revision(4)).unwrap().unwrap();
+    let mut row = handle.store().unwrap().revision(Revision(4)).unwrap().unwrap();
     forget_all(&handle);
     row.root = confold_model::ids::Hash::of(b"other");
     world.store.faults.lock().row = Some(row);
@@ -115,7 +117,7 @@ async fn a_past_revision_is_re_made_with_the_schema_of_its_time() {
 
 /// What no kept revision reaches must be gone, and what one reaches must be there.
 fn check_objects(handle: &Handle, keep: impl IntoIterator<Item = confold_model::ids::Hash>) {
-    let store = handle.store();
+    let store = handle.store().unwrap();
     let mut reached = BTreeSet::new();
     let mut pending: Vec<_> = keep.into_iter().collect();
     while let Some(hash) = pending.pop() {
@@ -140,7 +142,7 @@ async fn a_raised_floor_lets_go_of_exactly_what_nobody_can_name() {
     handle.shutdown(SOON).await.unwrap();
     // A tagged revision need not be whole in the store yet: the sweep sees to it first.
     let handle = world.serving().await;
-    handle.store().forget_persisted(&[3, 4, 5, 6].map(Revision)).unwrap();
+    handle.store().unwrap().forget_persisted(&[3, 4, 5, 6].map(Revision)).unwrap();
     let swept = handle.sweep().unwrap();
     assert_eq!(swept.tagged_persisted, 2);
     assert!(swept.report.deleted > 0);
@@ -179,7 +181,7 @@ async fn what_somebody_holds_stays_readable_through_a_sweep() {
     // Held and not yet loaded: an old latest view, a kept past tree, and one re-made on top of a kept one.
     let held_view = handle.view();
     let held_revision = held_view.revision;
-    handle.store().forget_persisted(&[Revision(9)]).unwrap();
+    handle.store().unwrap().forget_persisted(&[Revision(9)]).unwrap();
     let (kept, remade) = (handle.past(Revision(5)).unwrap(), handle.past(Revision(9)).unwrap());
     for n in 0..10 {
         commit(&handle, put("x", &n.to_string())).await;
@@ -193,7 +195,7 @@ async fn what_somebody_holds_stays_readable_through_a_sweep() {
     assert_eq!(devices(&remade.tree, &*handle.objects()), expected[&Revision(9)].1);
     drop((held_view, kept, remade));
     handle.sweep().unwrap();
-    let nearest = handle.store().persisted_at_or_below(Revision(latest.0 - 1)).unwrap().unwrap();
+    let nearest = handle.store().unwrap().persisted_at_or_below(Revision(latest.0 - 1)).unwrap().unwrap();
     check_objects(&handle, [nearest.root, handle.view().root]);
     assert_eq!(handle.status().counts.0["open_views"], 0);
 }
@@ -204,9 +206,9 @@ async fn thinned_out_trees_are_re_made_from_those_that_stay() {
     let thinning = Thinning { all: 10, marks: 40, one_in: 50 };
     let handle = world.serving_with(Options { thinning, past_trees: 1, ..world.options() }).await;
     let expected = with_history(&handle, 80).await;
-    let before = handle.store().persisted(Revision(0)..=Revision(999), Order::Ascending, usize::MAX).unwrap().len();
+    let before = handle.store().unwrap().persisted(Revision(0)..=Revision(999), Order::Ascending, usize::MAX).unwrap().len();
     assert!(handle.sweep().unwrap().report.trees_forgotten > 0);
-    let after = handle.store().persisted(Revision(0)..=Revision(999), Order::Ascending, usize::MAX).unwrap().len();
+    let after = handle.store().unwrap().persisted(Revision(0)..=Revision(999), Order::Ascending, usize::MAX).unwrap().len();
     assert!(after < before / 4, "{after} of {before}");
     for revision in expected.keys() {
         check(&handle, *revision, &expected);
@@ -249,6 +251,51 @@ async fn sweeps_beside_writers_and_readers_lose_nothing() {
     assert!(sweeper.join().unwrap() > 0);
     let handle = world.serving().await;
     assert_eq!(devices(&handle.view().tree, &*handle.objects()), expected.last_key_value().unwrap().1.1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_of_an_open_batch_stay_readable_while_all_before_and_behind_them_is_swept() {
+    let world = World::begun();
+    let thinning = Thinning { all: 1, marks: 1, one_in: 1_000_000 };
+    // Nothing stays loaded and little is kept beside it: what a view needs comes from the store.
+    let options = Options { thinning, tree_cache_bytes: 1, object_cache_bytes: 2_000, ..world.options() };
+    let handle = world.serving_with(options).await;
+    let mut model = BTreeMap::new();
+    let mut expected = BTreeMap::new();
+    let mut put_one = |number: u64| {
+        let id = format!("d-{}", number * 7919 % 200);
+        model.insert(id.clone(), number.to_string());
+        expected.insert(Revision(number), model.clone());
+        handle.submit(Proposal::new(put(&id, &number.to_string())), SOON).unwrap()
+    };
+    let mut held: VecDeque<Arc<View>> = VecDeque::new();
+    let mut looked = Vec::new();
+    let counts = || handle.status().counts.0;
+    let mut revision = 0;
+    while revision < 1_000 || counts()["swept_objects"] == 0 {
+        let submitted: Vec<_> = (0..10).map(|n| put_one(revision + 1 + n)).collect();
+        revision += 10;
+        for submission in submitted {
+            submission.settled().await.unwrap();
+            held.push_back(handle.view());
+        }
+        if revision % 100 == 0 {
+            commit(&handle, Body::Prune { floor: Some(Revision(revision - 1)) }).await;
+            handle.sweep().unwrap();
+            handle.sweep().unwrap();
+            // Far older than the floor by now.
+            while held.len() > 50 {
+                let view = held.pop_front().unwrap();
+                looked.push((view.revision, devices(&view.tree, &*handle.objects())));
+            }
+        }
+    }
+    assert!(counts()["batches"] < revision, "no two revisions shared a batch");
+    assert!(looked.len() > 900);
+    for (revision, found) in looked {
+        let wanted: Vec<(String, String)> = expected[&revision].clone().into_iter().collect();
+        assert_eq!(found, wanted, "revision {revision}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use confold_model::event::Body;
 use confold_model::fold::Outcome;
 use confold_model::ids::{EventId, Hash, Position, Revision};
 use confold_replica::{Begin, Fate, Handle, Options, Proposal, ProposeError, ReplicaState};
+use confold_store::{Order, Store};
 use std::time::Duration;
 
 const AT_ONCE: Duration = Duration::from_millis(30);
@@ -260,38 +261,88 @@ async fn a_withdrawal_from_the_future_is_refused_and_decides_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_answered_or_shown_before_the_store_has_it() {
+async fn what_is_folded_is_answered_and_shown_while_the_store_writes_and_its_rows_are_waited_for() {
     let world = World::begun();
     let handle = world.serving().await;
-    let before = handle.view().position;
+    let before = handle.view();
+    tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
     world.store.hold(true);
-    let mut waiting = Box::pin(handle.submit(Proposal::new(put("a", "1")), SOON).unwrap().settled());
+    let settled = handle.propose(Proposal::new(put("a", "1")), SOON).await.unwrap();
+    assert_eq!(settled.outcome, Outcome::Accepted);
+    let view = handle.view();
+    assert_eq!((view.position, view.root), (settled.position, settled.root));
     tokio::task::block_in_place(|| world.store.wait_for_held());
-    assert!(futures::poll!(&mut waiting).is_pending());
-    assert_eq!(handle.view().position, before);
-    assert!(matches!(handle.outcome_of(EventId { seen: before, nonce: nonce(9) }).unwrap(), Fate::NotSeen { .. }));
+    assert_eq!(world.store.head().unwrap().applied, before.position);
+
+    let revision = settled.revision.unwrap();
+    let asked = [
+        tokio::task::spawn_blocking({
+            let handle = handle.clone();
+            move || handle.store().unwrap().revision(revision).unwrap().unwrap().root
+        }),
+        tokio::task::spawn_blocking({
+            let handle = handle.clone();
+            move || handle.past(revision).unwrap().root
+        }),
+        tokio::task::spawn_blocking({
+            let (handle, id) = (handle.clone(), settled.id);
+            move || match handle.outcome_of(id).unwrap() {
+                Fate::Settled(again) => again.root,
+                other => panic!("{other:?}"),
+            }
+        }),
+    ];
+    let mut asked = futures::future::join_all(asked);
+    assert!(futures::poll!(&mut asked).is_pending());
     world.store.hold(false);
-    assert_eq!(waiting.await.unwrap().outcome, Outcome::Accepted);
+    for root in asked.await {
+        assert_eq!(root.unwrap(), settled.root);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_fails_stops_the_replica_and_answers_unknown() {
+async fn revisions_that_come_close_together_share_a_batch_and_are_all_in_the_history() {
+    let world = World::begun();
+    let handle = world.serving().await;
+    let batches = || handle.status().counts.0["batches"];
+    tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
+    world.store.hold(true);
+    // The first batch is being written; the others gather behind it.
+    let first = handle.propose(Proposal::new(put("a", "0")), SOON).await.unwrap();
+    tokio::task::block_in_place(|| world.store.wait_for_held());
+    let before = batches();
+    let rest: Vec<_> = (1..=200).map(|n| handle.submit(Proposal::new(put("a", &n.to_string())), SOON).unwrap()).collect();
+    world.store.hold(false);
+    let mut roots = vec![first.root];
+    for submission in rest {
+        roots.push(submission.settled().await.unwrap().root);
+    }
+    let rows = handle.store().unwrap().revisions(Revision(1)..=Revision(201), Order::Ascending, 999).unwrap();
+    assert_eq!(rows.iter().map(|row| row.root).collect::<Vec<_>>(), roots);
+    assert!(batches() - before < 100, "{} batches", batches() - before);
+    for (row, root) in rows.iter().zip(&roots) {
+        assert_eq!(handle.past(row.revision).unwrap().root, *root);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_stops_the_replica_and_what_it_had_not_written_is_folded_again() {
     let world = World::begun();
     let handle = world.serving().await;
     commit(&handle, put("a", "1")).await;
-    let before = handle.view();
     world.store.faults.lock().commit = Some(confold_store::StoreError::Io { what: "told to fail".to_owned() });
-    let error = handle.propose(Proposal::new(put("b", "1")), SOON).await.unwrap_err();
-    assert!(matches!(error, ProposeError::Unknown { .. }), "{error}");
+    let folded = handle.propose(Proposal::new(put("b", "1")), SOON).await.unwrap();
     let standing = stopped(&handle).await;
     assert_eq!(standing.state, ReplicaState::Halted);
     assert!(standing.reason.contains("told to fail"), "{}", standing.reason);
-    assert_eq!(handle.view().position, before.position, "reads go on with what was committed");
+    assert_eq!(handle.view().position, folded.position, "reads go on with what was folded");
+    let rows = tokio::task::block_in_place(|| handle.store().err().unwrap());
+    assert!(matches!(&rows, confold_store::StoreError::Io { what } if what == "told to fail"), "{rows}");
     let error = handle.propose(Proposal::new(put("c", "1")), SOON).await.unwrap_err();
     assert_eq!(error.code(), Code::Halted);
     // The event stands on the log: a restart finds it.
     handle.abandon();
     world.store.faults.lock().commit = None;
     let handle = world.serving().await;
-    assert_eq!(handle.view().revision, Revision(2));
+    assert_eq!((handle.view().revision, handle.view().root), (Revision(2), folded.root));
 }
