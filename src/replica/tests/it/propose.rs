@@ -330,6 +330,7 @@ async fn a_store_that_fails_stops_the_replica_and_what_it_had_not_written_is_fol
     let world = World::begun();
     let handle = world.serving().await;
     commit(&handle, put("a", "1")).await;
+    tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
     world.store.faults.lock().commit = Some(confold_store::StoreError::Io { what: "told to fail".to_owned() });
     let folded = handle.propose(Proposal::new(put("b", "1")), SOON).await.unwrap();
     let standing = stopped(&handle).await;
