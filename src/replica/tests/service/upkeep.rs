@@ -81,8 +81,8 @@ async fn pruning_retention_levels_and_clock() {
 async fn status_shows_what_the_view_shows() {
     let world = World::sample().await;
     world.handle.keep_house();
+    let view = world.handle.fence(SOON).await.unwrap();
     let status = world.service.status(pb::StatusRequest::default()).await.unwrap();
-    let view = world.handle.view();
     assert_eq!(status.state(), pb::State::Serving);
     assert_eq!(
         (status.position, status.revision, status.root),
