@@ -5,6 +5,7 @@ use super::disk::{LoopDisk, power_off};
 use super::writers::{Writers, remote, whole};
 use super::{Chance, number, preload, store_for_writers};
 use crate::server::ServerProcess;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 const MEGABYTES: u64 = 320;
@@ -23,11 +24,13 @@ async fn live(
     writers.check(&*api).await?;
     let life = Duration::from_millis(chance.between(5, 300));
     let root = disk.root();
+    let dark = writers.dark.clone();
+    dark.store(false, SeqCst);
     let cut = tokio::task::spawn_blocking(move || {
         // The moment is the only thing here that is a matter of time.
         let (_keep, never) = std::sync::mpsc::channel::<()>();
         _ = never.recv_timeout(life);
-        power_off(&root);
+        power_off(&root, &dark);
         server.kill();
     });
     writers.write(&api, chance.next()).await;

@@ -13,6 +13,7 @@ use confold_store::Order;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 pub const WRITERS: usize = 8;
 
@@ -39,6 +40,8 @@ pub struct Writers {
     pub each: Vec<Writer>,
     /// Every event id that was acknowledged, and where.
     pub acknowledged: BTreeMap<EventId, Position>,
+    /// The power has failed: nobody hears an answer that comes now.
+    pub dark: Arc<AtomicBool>,
 }
 
 impl Writers {
@@ -46,6 +49,7 @@ impl Writers {
         Writers {
             each: vec![Writer::default(); WRITERS],
             acknowledged: BTreeMap::new(),
+            dark: Arc::default(),
         }
     }
 
@@ -67,7 +71,7 @@ impl Writers {
             .each
             .iter()
             .enumerate()
-            .map(|(number, writer)| tokio::spawn(write(api.clone(), number, writer.clone(), status.position, random)))
+            .map(|(number, writer)| tokio::spawn(write(api.clone(), number, writer.clone(), (status.position, random), self.dark.clone())))
             .collect();
         let mut failed = Vec::new();
         for (number, task) in tasks.into_iter().enumerate() {
@@ -127,13 +131,14 @@ async fn write(
     api: Arc<dyn Api>,
     number: usize,
     mut writer: Writer,
-    seen: u64,
-    random: u64,
+    (seen, random): (u64, u64),
+    dark: Arc<AtomicBool>,
 ) -> (Writer, Vec<(EventId, Position)>, tonic::Status) {
     let mut acknowledged = Vec::new();
     for turn in 0.. {
         let (count, id) = writer.next(|| new_id(seen, number, random, turn));
         match api.commit(commit(number, count, id)).await {
+            Ok(_) if dark.load(SeqCst) => return (writer, acknowledged, tonic::Status::unavailable("the power has failed")),
             Ok(decision) => {
                 assert_eq!(decision.event_id, id.to_string());
                 assert_eq!(decision.outcome(), pb::decision::Outcome::Committed);
