@@ -35,7 +35,7 @@ const MUST_HAPPEN: [&str; 54] = [
     "fault: append swallowed",
     "fault: append taken, said to be unsettled",
     "fault: clock jumps",
-    "fault: death before a batch is told of",
+    "fault: death between effects and their batch",
     "fault: death before a batch is written",
     "fault: forged checkpoint",
     "fault: junk",
@@ -284,7 +284,13 @@ fn sim_every_planted_bug_is_caught_by_the_checker_meant_for_it() {
             plant: Some(plant),
             ..Options::default()
         };
-        let found = (0..seeds).find_map(|seed| simulate(seed, &options).err());
+        // Several may see it, and in some seed the one that is named first does.
+        let mut first = None;
+        let named = (0..seeds).filter_map(|seed| simulate(seed, &options).err()).find(|failure| {
+            first.get_or_insert_with(|| failure.clone());
+            failure.breach.check == plant.caught_by()[0]
+        });
+        let found = named.or(first);
         match found {
             Some(failure) if plant.caught_by().contains(&failure.breach.check) => {
                 println!(

@@ -116,6 +116,21 @@ impl View {
         kept.min_by_key(|kept| (kept.0.abs_diff(revision.0), std::cmp::Reverse(*kept))).unwrap_or(self.revision)
     }
 
+    /// Whether its whole tree stands in a store whose head is at this position.
+    pub(crate) fn is_written(&self, head: Position) -> bool {
+        self.ends_batch && self.position <= head
+    }
+
+    /// The root that has to stay in a store whose head is at this position, for what is not loaded of the tree. Where the batch that the tree
+    /// builds on is not there yet, that is nothing that the head does not reach.
+    pub(crate) fn needs(&self, head: Position) -> Option<Hash> {
+        let root = match self.is_written(head) {
+            true => Some(self.root),
+            false => Some(self.ground).filter(|ground| ground.position <= head).map(|ground| ground.root),
+        };
+        root.filter(|root| *root != EMPTY_NODE)
+    }
+
     /// What a position means here that somebody read under an incarnation: the position itself, where that incarnation had
     /// got so far before it ended. `None`: it says nothing about this log.
     pub fn position_of(&self, position: Position, incarnation: Incarnation) -> Option<Position> {
@@ -175,14 +190,9 @@ impl Views {
         held.push_back(Arc::downgrade(view));
     }
 
-    /// Roots that have to stay in a store whose head is at this position, for all views that somebody holds, the latest among them. A
-    /// view that builds on a batch that is not in the store yet needs nothing that the head does not reach.
+    /// Roots that have to stay in a store whose head is at this position, for all views that somebody holds, the latest among them.
     pub fn held_roots(&self, head: Position) -> Vec<Hash> {
-        let needs = |view: Arc<View>| match view.ends_batch && view.position <= head {
-            true => Some(view.root),
-            false => Some(view.ground).filter(|ground| ground.position <= head).map(|ground| ground.root),
-        };
-        self.held.lock().iter().filter_map(|view| needs(view.upgrade()?)).filter(|root| *root != EMPTY_NODE).collect()
+        self.held.lock().iter().filter_map(|view| view.upgrade()?.needs(head)).collect()
     }
 
     /// How many there are beside the latest.

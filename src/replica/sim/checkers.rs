@@ -219,15 +219,18 @@ impl Checkers {
         )
     }
 
-    /// After a batch is in the store, before anybody hears of it.
-    pub fn committed(
-        &mut self,
-        site: usize,
-        folder: &Folder,
-        store: &MemoryStore,
-        effects: &Effects,
-        oracle: &Oracle,
-    ) -> Held {
+    /// Before anybody hears of it.
+    pub fn shown(&mut self, site: usize, effects: &Effects, oracle: &Oracle) -> Held {
+        let first = effects.view.position.0 + 1 - effects.records;
+        self.verdicts(site, first, effects, oracle)?;
+        match effects.mark {
+            Some(mark) => self.agree_on(site, mark.position, mark.state),
+            None => Ok(()),
+        }
+    }
+
+    /// After a batch is in the store.
+    pub fn committed(&mut self, site: usize, folder: &Folder, store: &MemoryStore) -> Held {
         let state = folder.state();
         let Some(head) = store.head() else {
             return breach(Check::OneBatch, "a store without a head after a batch");
@@ -241,13 +244,7 @@ impl Checkers {
         let there = head.root == EMPTY_NODE || store.object(&head.root).is_ok();
         self.require(Check::OneBatch, there, || {
             format!("replica {site}: root {} of its head is not stored", head.root)
-        })?;
-        let first = head.applied.0 + 1 - effects.records;
-        self.verdicts(site, first, effects, oracle)?;
-        match effects.mark {
-            Some(mark) => self.agree_on(site, mark.position, mark.state),
-            None => Ok(()),
-        }
+        })
     }
 
     /// The state hash between two batches; equal on all replicas that stand at the same position.

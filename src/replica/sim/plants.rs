@@ -33,14 +33,12 @@ pub enum Plant {
     RetryWithNewId,
     /// Answers at delivery, before the fold.
     AckOnDelivery,
-    /// Answers from a batch that the store has not taken.
-    AckBeforeCommit,
     /// Says yes whatever was decided.
     AckAlwaysAccepted,
     /// Settles an event with another outcome than the fold's.
     MisreportedOutcome,
-    /// Shows readers what is folded and not yet in the store.
-    ViewBeforeCommit,
+    /// Shows readers once more what they were shown before, and not what is folded.
+    OldViewShown,
     LostObject,
     WrongObject,
     LostStateRow,
@@ -67,7 +65,7 @@ pub enum Plant {
 }
 
 impl Plant {
-    pub const ALL: [Plant; 33] = [
+    pub const ALL: [Plant; 32] = [
         Plant::OtherTime,
         Plant::OtherTimeAndDigest,
         Plant::SkippedRecord,
@@ -81,10 +79,9 @@ impl Plant {
         Plant::ImpureFold,
         Plant::RetryWithNewId,
         Plant::AckOnDelivery,
-        Plant::AckBeforeCommit,
         Plant::AckAlwaysAccepted,
         Plant::MisreportedOutcome,
-        Plant::ViewBeforeCommit,
+        Plant::OldViewShown,
         Plant::LostObject,
         Plant::WrongObject,
         Plant::LostStateRow,
@@ -112,12 +109,12 @@ impl Plant {
             Plant::OtherTimeAndDigest => &[Check::Time],
             Plant::SkippedRecord | Plant::SwappedRecords => &[Check::Positions],
             Plant::SkippedUnseen => &[Check::Agreement],
-            Plant::FlippedLeafInTree => &[Check::Tree],
+            Plant::FlippedLeafInTree => &[Check::Tree, Check::History],
             Plant::FlippedLeafAnnounced => &[Check::Alarm],
             Plant::ImpureFold => &[Check::Pure],
             Plant::RetryWithNewId => &[Check::Once],
-            Plant::AckOnDelivery | Plant::AckBeforeCommit | Plant::AckAlwaysAccepted => &[Check::Answers],
-            Plant::ViewBeforeCommit => &[Check::Views],
+            Plant::AckOnDelivery | Plant::AckAlwaysAccepted => &[Check::Answers],
+            Plant::OldViewShown => &[Check::Views],
             Plant::LostObject => &[Check::Objects, Check::OneBatch, Check::Reachable],
             Plant::WrongObject => &[Check::Objects],
             Plant::LostStateRow | Plant::LostWindow => &[Check::StateRows],

@@ -377,13 +377,13 @@ impl World {
         Ok(())
     }
 
-    /// Nobody is told of what the store of the replica that answers does not hold.
+    /// Nobody is told of what the replica that answers has not folded.
     pub(super) fn tell(&mut self, client: usize, id: EventId, settled: Settled) -> Held {
-        let head = self.sites[settled.site].store.head();
-        let stored = head.as_ref().is_some_and(|head| head.applied.0 >= settled.copy);
-        self.checkers.require(Check::Answers, stored, || {
+        let folder = self.sites[settled.site].folder.as_ref();
+        let folded = folder.and_then(|folder| folder.state().position());
+        self.checkers.require(Check::Answers, folded.is_some_and(|folded| folded.0 >= settled.copy), || {
             format!(
-                "id {id} is answered by replica {} for {}, its store has {head:?}",
+                "id {id} is answered by replica {} for {}, it has folded up to {folded:?}",
                 settled.site, settled.copy
             )
         })?;

@@ -6,10 +6,11 @@ use super::super::plants::{Feed, Plant};
 use super::super::workload::{self, Envelope};
 use super::{Check, Held, VICTIM, World, breach};
 use crate::kept::state_at;
-use crate::step::{Effects, FoldError, Folder, Mark, Next};
+use crate::step::{Disagreement, Effects, FoldError, Folder, Mark, Next, Settlement};
 use crate::view::View;
 use confold_log::memory::MemoryLog;
 use confold_log::{Log, Reader, Record, Tip};
+use confold_model::code::Code;
 use confold_model::event::{self, Body, Checkpoint};
 use confold_model::fold::{self, Outcome};
 use confold_model::ids::{Hash, Position, Time};
@@ -290,9 +291,23 @@ impl World {
                 format!("replica {number}: its double has another state")
             })?;
         }
-        // Now and then the batch stays open until the next turn.
-        if !ends && self.rng.random_ratio(1, 6) {
-            return Ok(());
+        // Now and then the batch stays open until the next turn, and is shown or not.
+        if !ends && self.rng.random_ratio(1, 3) {
+            let Some(folder) = &mut self.sites[number].folder else { return Ok(()) };
+            if folder.collected() == 0 || self.rng.random_ratio(1, 2) {
+                return Ok(());
+            }
+            let effects = folder.show();
+            self.tally.count("batches shown while they are open");
+            let later = self.release(number, effects)?;
+            if later.is_empty() {
+                return Ok(());
+            }
+            self.finish(number)?;
+            return match self.sites[number].folder {
+                Some(_) => self.settle_waiters(number, later),
+                None => Ok(()),
+            };
         }
         self.finish(number)
     }
@@ -310,12 +325,6 @@ impl World {
         let victim = self.plant.filter(|_| number == VICTIM);
         // Most plants need something to lose.
         match victim {
-            Some(Plant::AckBeforeCommit) if self.rng.random_ratio(1, 3) => {
-                self.settle_waiters(number, folded.effects.settlements.clone())?;
-            }
-            Some(Plant::ViewBeforeCommit) if self.rng.random_ratio(1, 3) => {
-                self.publish(number, folded.effects.view.clone())?
-            }
             Some(Plant::MisreportedOutcome) => {
                 if let Some(last) = folded.effects.settlements.last_mut() {
                     last.outcome = Outcome::Accepted;
@@ -362,35 +371,32 @@ impl World {
             }
             _ => {}
         }
+        let (position, chain) = (folded.batch.head.applied, folded.batch.head.chain);
+        let later = self.release(number, folded.effects)?;
+        if self.odds.crash > 0 && self.rng.random_ratio(1, 60 * self.scale.div_ceil(8)) {
+            self.crash(number, "fault: death between effects and their batch");
+            return Ok(());
+        }
         let site = &mut self.sites[number];
         if let Err(error) = site.store.commit(&folded.batch) {
             return breach(Check::OneBatch, format!("replica {number}: {error}"));
         }
-        self.fold_disputes_again(number, &folded.effects)?;
-        let site = &mut self.sites[number];
         let Some(folder) = &site.folder else { return Ok(()) };
-        self.checkers
-            .committed(number, folder, &site.store, &folded.effects, &self.oracle)?;
-        let position = folded.effects.view.position;
+        self.checkers.committed(number, folder, &site.store)?;
         site.last_state = match self.rng.random_ratio(1, 4 * self.scale) {
             true => Some((position, self.checkers.state(number, folder)?)),
             false => None,
         };
-        let chain = folded.effects.view.chain;
         self.trace = Hash::of(&[&self.trace.0[..], &[number as u8], &position.0.to_be_bytes(), &chain.0].concat());
         self.tally.count("batches");
-        if self.odds.crash > 0 && self.rng.random_ratio(1, 60 * self.scale.div_ceil(8)) {
-            self.crash(number, "fault: death before a batch is told of");
-            return Ok(());
-        }
-        self.release(number, folded.effects)
+        self.settle_waiters(number, later)
     }
 
     /// Where another announced something else, a replica that is right finds its own value again in the log.
-    fn fold_disputes_again(&mut self, number: usize, effects: &Effects) -> Held {
+    fn fold_disputes_again(&mut self, number: usize, disagreements: &[Disagreement]) -> Held {
         let site = &self.sites[number];
         let Some(folder) = &site.folder else { return Ok(()) };
-        for disagreement in &effects.disagreements {
+        for disagreement in disagreements {
             let Some(hold) = folder.hold_below(disagreement.ours.position) else { continue };
             let store = &*site.store;
             let mut state = match state_at(store, hold.mark.position) {
@@ -423,28 +429,38 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn release(&mut self, number: usize, effects: Effects) -> Held {
+    /// Gives back those settlements that are answered from the store, which wait for the batch.
+    pub(super) fn release(&mut self, number: usize, effects: Effects) -> Held<Vec<Settlement>> {
+        self.checkers.shown(number, &effects, &self.oracle)?;
+        self.fold_disputes_again(number, &effects.disagreements)?;
         let site = &mut self.sites[number];
         site.announce = effects.mark.or(site.announce);
         if effects.halt.is_some() {
             self.tally.count("replica halts at an unknown level");
             site.halted = !(self.plant == Some(Plant::FoldsPastHalt) && number == VICTIM);
         }
-        self.publish(number, effects.view)?;
-        self.settle_waiters(number, effects.settlements)
+        let before = site.view.clone().filter(|_| self.plant == Some(Plant::OldViewShown) && number == VICTIM);
+        self.publish(number, before.unwrap_or(effects.view))?;
+        let from_store = |settlement: &Settlement| {
+            matches!(&settlement.outcome, Outcome::Rejected(rejection) if matches!(rejection.code, Code::Expired | Code::Foreign))
+        };
+        let (later, now) = effects.settlements.into_iter().partition(from_store);
+        self.settle_waiters(number, now)?;
+        Ok(later)
     }
 
     /// Readers see it from now on.
     pub(super) fn publish(&mut self, number: usize, view: Arc<View>) -> Held {
-        let head = self.sites[number].store.head();
-        let stored = head
-            .as_ref()
-            .is_some_and(|head| (head.applied, head.chain, head.root) == (view.position, view.chain, view.root));
-        self.checkers.require(Check::Views, stored, || {
+        let Some(folder) = &self.sites[number].folder else { return Ok(()) };
+        let state = folder.state();
+        let folded = (state.position(), state.chain(), state.root()) == (Some(view.position), view.chain, view.root);
+        self.checkers.require(Check::Views, folded, || {
+            let (position, root) = (state.position(), state.root());
             format!(
-                "replica {number} shows position {} root {}, its store has {head:?}",
+                "replica {number} shows position {} root {}, it has folded {position:?} root {}",
                 view.position,
-                view.root.short()
+                view.root.short(),
+                root.short()
             )
         })?;
         self.sites[number].view = Some(view);

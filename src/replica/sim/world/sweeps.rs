@@ -5,7 +5,7 @@ use super::super::oracle::is_kept;
 use super::super::plants::Plant;
 use super::{Check, Held, VICTIM, World, breach};
 use crate::view::View;
-use confold_model::ids::{Hash, Revision};
+use confold_model::ids::{Hash, Position, Revision};
 use confold_model::node::EMPTY_NODE;
 use confold_model::objects::references;
 use confold_store::sweep::{Progress, Sweeper};
@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 impl World {
     pub(super) fn sweep(&mut self, number: usize) -> Held {
+        // What was shown is in the store before a sweep is planned.
+        self.finish(number)?;
         let Some(view) = self.sites[number].view.clone() else {
             return Ok(());
         };
@@ -122,9 +124,11 @@ impl World {
             .iter()
             .filter(|client| client.home == number)
             .filter_map(|client| client.held.as_ref());
+        let head = self.sites[number].store.head().map_or(Position(0), |head| head.applied);
         let roots = views
-            .map(|held| held.view.root)
-            .chain(self.sites[number].view.iter().map(|view| view.root))
+            .map(|held| &held.view)
+            .chain(&self.sites[number].view)
+            .filter_map(|view| view.needs(head))
             .chain(
                 self.sites[number]
                     .view
@@ -137,13 +141,15 @@ impl World {
     pub(super) fn inspect_views(&mut self, number: usize) -> Held {
         for client in self.clients.iter().filter(|client| client.home == number) {
             if let Some(held) = &client.held {
-                // As a reader who has nothing of it in memory.
-                let cold = View {
-                    tree: stored(held.view.root),
-                    ..(*held.view).clone()
+                let store = &self.sites[number].store;
+                let head = store.head().map_or(Position(0), |head| head.applied);
+                // As a reader who has nothing of it in memory, where the store has it all.
+                let tree = match held.view.is_written(head) {
+                    true => stored(held.view.root),
+                    false => held.view.tree.clone(),
                 };
-                self.checkers
-                    .view(number, &cold, &self.sites[number].store, &held.tree)?;
+                let read = View { tree, ..(*held.view).clone() };
+                self.checkers.view(number, &read, store, &held.tree)?;
             }
         }
         Ok(())
