@@ -117,6 +117,7 @@ impl World {
         site.folder = None;
         site.view = None;
         site.announce = None;
+        site.halted = false;
         site.queue.clear();
         self.clients
             .iter_mut()
