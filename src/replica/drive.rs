@@ -65,13 +65,14 @@ fn spawn(
     })
 }
 
-/// Batches handed to the store thread and not yet settled.
+/// Batches handed to the store thread and not yet written.
 #[derive(Default)]
 struct Pending {
     count: Mutex<usize>,
-    settled: Condvar,
+    written: Condvar,
 }
 
+/// Sees to it that batches come into the store, in their order.
 struct Writer {
     core: Arc<Core>,
     sender: SyncSender<(Batch, u64)>,
@@ -137,7 +138,7 @@ impl Writer {
     fn drain(&self) {
         let mut count = self.pending.count.lock();
         while *count > 0 {
-            self.pending.settled.wait(&mut count);
+            self.pending.written.wait(&mut count);
         }
     }
 }
@@ -156,11 +157,23 @@ fn write_loop(core: &Arc<Core>, batches: &Receiver<(Batch, u64)>, pending: &Pend
             None => false,
         };
         *pending.count.lock() -= 1;
-        pending.settled.notify_all();
+        pending.written.notify_all();
+    }
+}
+
+/// Whoever waits learns that the fold has ended, however it did.
+struct Ending<'a>(&'a Core);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.drop_folder();
+        self.0.written.end(StoreError::Busy { what: "the replica has stopped".to_owned() });
+        self.0.desk.dismiss();
     }
 }
 
 fn fold_loop(core: &Arc<Core>, reader: Box<dyn Reader>, writer: &mut Writer) {
+    let _ending = Ending(core);
     read_and_fold(core, reader, writer);
     // What was shown comes into the store also where the replica stops; where it cannot, it is folded again after a restart.
     let standing = core.stand.state();
@@ -168,9 +181,6 @@ fn fold_loop(core: &Arc<Core>, reader: Box<dyn Reader>, writer: &mut Writer) {
         writer.close();
     }
     writer.drain();
-    core.drop_folder();
-    core.written.end(StoreError::Busy { what: "the replica has stopped".to_owned() });
-    core.desk.dismiss();
 }
 
 fn read_and_fold(core: &Arc<Core>, mut reader: Box<dyn Reader>, writer: &mut Writer) {

@@ -172,6 +172,25 @@ async fn a_full_store_is_waited_for_and_takes_the_same_batch_when_there_is_space
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_panic_while_a_batch_is_written_halts_and_nobody_waits_for_its_rows_for_ever() {
+    let world = World::begun();
+    let handle = world.serving().await;
+    commit(&handle, put("a", "1")).await;
+    tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
+    world.store.faults.lock().panic_on_commit = true;
+    let folded = commit(&handle, put("a", "2")).await;
+    let rows = tokio::task::block_in_place(|| handle.store().err().unwrap());
+    assert!(rows.to_string().contains("the replica has stopped"), "{rows}");
+    let standing = stopped(&handle).await;
+    assert_eq!(standing.state, ReplicaState::Halted);
+    assert!(standing.reason.contains("told to panic"), "{}", standing.reason);
+    handle.abandon();
+    world.store.faults.lock().panic_on_commit = false;
+    let handle = world.serving().await;
+    assert_eq!((handle.view().revision, handle.view().root), (Revision(2), folded.root));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn damage_that_a_reader_meets_stops_the_replica() {
     let world = World::begun();
     let handle = world.serving().await;

@@ -220,6 +220,7 @@ pub struct Faults {
     /// So many reads of objects fail.
     pub reads: u64,
     pub panic_on_read: bool,
+    pub panic_on_commit: bool,
     /// Shown instead of the row that is there.
     pub row: Option<RevisionRow>,
     pub hold_commits: bool,
@@ -270,6 +271,7 @@ impl Store for Faulty {
             self.gate.wait(&mut faults);
             faults.held -= 1;
         }
+        assert!(!faults.panic_on_commit, "told to panic");
         if let Some(error) = faults.commit.clone() {
             return Err(error);
         }
