@@ -206,7 +206,7 @@ impl Core {
             (hold, known)
         };
         let (hold, known) = base;
-        let mut state = state_at(&**self.rows()?, hold.mark.position)?;
+        let mut state = state_at(self.rows()?, hold.mark.position)?;
         let base = state.hash();
         if known.is_some_and(|known| known.state != base) {
             let what = format!("the state kept of mark {} hashes to {base}", hold.mark.position);
@@ -252,7 +252,7 @@ impl Core {
     /// In which members of the state, and on which paths of the tree, what this replica stored differs from what was folded again.
     fn difference(&self, again: &mut State, ours: &Mark, hold: &Hold) -> Result<String, StoreError> {
         debug_assert!(hold.mark.position < ours.position);
-        let mut stored = state_at(&**self.rows()?, ours.position)?;
+        let mut stored = state_at(self.rows()?, ours.position)?;
         let theirs: BTreeMap<u16, _> = again.members().into_iter().collect();
         let members: Vec<&str> = stored
             .members()

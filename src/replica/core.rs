@@ -115,8 +115,8 @@ impl Core {
     }
 
     /// The store, with the rows of everything that was shown before the call. Blocks, for about as long as it takes to write a batch.
-    pub fn rows(&self) -> Result<&Arc<dyn Store>, StoreError> {
-        self.written.wait().map(|()| &self.store)
+    pub fn rows(&self) -> Result<&dyn Store, StoreError> {
+        self.written.wait().map(|()| &*self.store)
     }
 
     /// Nothing is folded while the store takes nothing: reads go on with what it has. `false`: the replica is being stopped.

@@ -253,7 +253,7 @@ impl Handle {
     /// For reads: history rows, touched paths, event ids, look-up by time, of everything that a view showed before the call. Nothing else
     /// may be done with it. Blocks for about as long as the store takes to write a batch; `Full` or `Io` where it does not take it.
     pub fn store(&self) -> Result<&dyn Store, StoreError> {
-        self.core.rows().map(|store| &**store)
+        self.core.rows()
     }
 
     /// A reader of the log from a position on, with the right digests also where the log stores none.

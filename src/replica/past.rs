@@ -375,7 +375,7 @@ impl Core {
         let missing = || PastError::Unavailable { revision, what: "its history row is missing".to_owned() };
         // Most are of long ago: those need not wait for what was shown just now.
         let is_there = || self.store.head().is_some_and(|head| head.revision >= revision);
-        let row = if is_there() { Ok(&self.store) } else { self.rows() }.and_then(|store| store.revision(revision));
+        let row = if is_there() { Ok(&*self.store) } else { self.rows() }.and_then(|store| store.revision(revision));
         row.map_err(|error| PastError::Unavailable { revision, what: error.to_string() })?.ok_or_else(missing)
     }
 

@@ -455,10 +455,11 @@ impl Core {
     /// A settlement as its waiter wants it: a later copy is answered with the first outcome, and what came too late for
     /// the window is looked up in the index of all accepted ids.
     fn settled(&self, settlement: Settlement) -> Result<Settled, StoreError> {
+        let asks_index = settlement.asks_index();
         let Settlement { id, position, time, outcome, revision, root, .. } = settlement;
         let outcome = match outcome {
             Outcome::Duplicate(entry) => return self.of_entry(&entry, true),
-            Outcome::Rejected(rejection) if matches!(rejection.code, Code::Expired | Code::Foreign) => {
+            Outcome::Rejected(rejection) if asks_index => {
                 if let Some(first) = self.of_index(&id)? {
                     return Ok(first);
                 }

@@ -210,6 +210,11 @@ struct Stale {
 }
 
 impl Settlement {
+    /// Whether the window no longer knows the id: then the index of all accepted ids has the answer.
+    pub(crate) fn asks_index(&self) -> bool {
+        matches!(&self.outcome, Outcome::Rejected(rejection) if matches!(rejection.code, Code::Expired | Code::Foreign))
+    }
+
     /// Whether what became of this copy is the answer to whoever handed over `record`, whose `digest::intent_mark` is
     /// `intent`: it was that very record, or another copy of the same intent under the same id.
     pub fn answers(&self, record: &[u8], intent: &[u8; 16]) -> bool {

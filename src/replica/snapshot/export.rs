@@ -56,7 +56,7 @@ pub fn export(handle: &Handle) -> Result<Export, SnapshotError> {
         let mark = folder.mark(hold.mark.position);
         (hold, mark.ok_or_else(|| SnapshotError::NoMark("forgotten what it computed there".to_owned()))?)
     };
-    let rows = rows_at(&**core.rows()?, mark.position)?;
+    let rows = rows_at(core.rows()?, mark.position)?;
     let state = State::load(rows.clone()).map_err(|Malformed(what)| StoreError::damaged(format!("the state kept of a mark: {what}")))?;
     if state.clone().hash() != mark.state {
         return Err(StoreError::damaged(format!("the state kept of mark {} hashes to another value", mark.position)).into());

@@ -8,7 +8,6 @@ use super::{Check, Held, SITES, STRANGER, VICTIM, World, breach};
 use crate::step::Settlement;
 use bytes::Bytes;
 use confold_log::Log;
-use confold_model::code::Code;
 use confold_model::event::{self, Body, Checkpoint};
 use confold_model::fold::Outcome;
 use confold_model::ids::{EventId, Hash, Position};
@@ -415,7 +414,7 @@ fn settled(
     };
     Some(match &settlement.outcome {
         Outcome::Duplicate(entry) => answer(entry.position.0, entry.outcome, entry.code, entry.revision.0),
-        Outcome::Rejected(rejection) if matches!(rejection.code, Code::Expired | Code::Foreign) => {
+        Outcome::Rejected(rejection) if settlement.asks_index() => {
             match store.id(&settlement.id, window).ok().flatten() {
                 Some(row) => answer(row.position.0, 0, 0, row.revision.0),
                 None => answer(copy, 2, rejection.code.number(), 0),

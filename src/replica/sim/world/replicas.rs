@@ -10,7 +10,6 @@ use crate::step::{Disagreement, Effects, FoldError, Folder, Mark, Next, Settleme
 use crate::view::View;
 use confold_log::memory::MemoryLog;
 use confold_log::{Log, Reader, Record, Tip};
-use confold_model::code::Code;
 use confold_model::event::{self, Body, Checkpoint};
 use confold_model::fold::{self, Outcome};
 use confold_model::ids::{Hash, Position, Time};
@@ -442,10 +441,7 @@ impl World {
         }
         let before = site.view.clone().filter(|_| self.plant == Some(Plant::OldViewShown) && number == VICTIM);
         self.publish(number, before.unwrap_or(effects.view))?;
-        let from_store = |settlement: &Settlement| {
-            matches!(&settlement.outcome, Outcome::Rejected(rejection) if matches!(rejection.code, Code::Expired | Code::Foreign))
-        };
-        let (later, now) = effects.settlements.into_iter().partition(from_store);
+        let (later, now) = effects.settlements.into_iter().partition(Settlement::asks_index);
         self.settle_waiters(number, now)?;
         Ok(later)
     }

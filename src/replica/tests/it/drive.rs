@@ -151,7 +151,7 @@ async fn a_full_store_is_waited_for_and_takes_the_same_batch_when_there_is_space
     let world = World::begun();
     let handle = world.serving().await;
     commit(&handle, put("a", "1")).await;
-    tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
+    written(&handle);
     world.store.faults.lock().commit = Some(StoreError::Full { what: "told to be full".to_owned() });
     let folded = commit(&handle, put("a", "2")).await;
     let mut standing = handle.standing();
@@ -176,7 +176,7 @@ async fn a_panic_while_a_batch_is_written_halts_and_nobody_waits_for_its_rows_fo
     let world = World::begun();
     let handle = world.serving().await;
     commit(&handle, put("a", "1")).await;
-    tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
+    written(&handle);
     world.store.faults.lock().panic_on_commit = true;
     let folded = commit(&handle, put("a", "2")).await;
     let rows = tokio::task::block_in_place(|| handle.store().err().unwrap());

@@ -20,7 +20,7 @@ async fn with_history(handle: &Handle, count: u64) -> Contents {
         let body = if n % 5 == 4 { remove(&format!("d-{}", n % 3)) } else { put(&format!("d-{}", n % 7), &n.to_string()) };
         let settled = commit(handle, body).await;
         // Each revision ends a batch, and so has a tree of its own in the store.
-        tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
+        written(handle);
         if let Some(revision) = settled.revision {
             let view = handle.view();
             assert_eq!(view.root, settled.root);

@@ -265,7 +265,7 @@ async fn what_is_folded_is_answered_and_shown_while_the_store_writes_and_its_row
     let world = World::begun();
     let handle = world.serving().await;
     let before = handle.view();
-    tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
+    written(&handle);
     world.store.hold(true);
     let settled = handle.propose(Proposal::new(put("a", "1")), SOON).await.unwrap();
     assert_eq!(settled.outcome, Outcome::Accepted);
@@ -305,7 +305,7 @@ async fn revisions_that_come_close_together_share_a_batch_and_are_all_in_the_his
     let world = World::begun();
     let handle = world.serving().await;
     let batches = || handle.status().counts.0["batches"];
-    tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
+    written(&handle);
     world.store.hold(true);
     // The first batch is being written; the others gather behind it.
     let first = handle.propose(Proposal::new(put("a", "0")), SOON).await.unwrap();
@@ -330,7 +330,7 @@ async fn a_store_that_fails_stops_the_replica_and_what_it_had_not_written_is_fol
     let world = World::begun();
     let handle = world.serving().await;
     commit(&handle, put("a", "1")).await;
-    tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
+    written(&handle);
     world.store.faults.lock().commit = Some(confold_store::StoreError::Io { what: "told to fail".to_owned() });
     let folded = handle.propose(Proposal::new(put("b", "1")), SOON).await.unwrap();
     let standing = stopped(&handle).await;

@@ -172,6 +172,11 @@ pub async fn commit(handle: &Handle, body: Body<'static>) -> Settled {
     handle.propose(Proposal::new(body), SOON).await.unwrap()
 }
 
+/// Waits until what was shown stands in the store. Blocks: for runtimes of several threads.
+pub fn written(handle: &Handle) {
+    tokio::task::block_in_place(|| handle.store().map(|_| ())).unwrap();
+}
+
 /// Waits until the replica has stopped for good, and says how.
 pub async fn stopped(handle: &Handle) -> confold_replica::Standing {
     let mut standing = handle.standing();
