@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 /// The file's name in a data folder and in a folder of stores.
@@ -70,6 +71,13 @@ pub struct Server {
     pub admin: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_dispute: Option<OnDispute>,
+    /// What each caller may take of each store; bytes of requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calls_in_flight: Option<NonZeroU32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calls_per_second: Option<NonZeroU32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<NonZeroU32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_cert: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -224,6 +232,7 @@ mod tests {
                 metrics_listen: Some("[::1]:9411".parse().unwrap()),
                 admin: vec!["ops".to_owned()],
                 on_dispute: Some(OnDispute::Stop),
+                calls_per_second: NonZeroU32::new(500),
                 require_token: true,
                 ..Server::default()
             },
@@ -252,6 +261,7 @@ mod tests {
             ("[kafka]\ntopic = 'net'\n", &["brokers"]),
             ("[server]\nlisten = 'here'\n", &["line 2", "listen"]),
             ("[server]\non_dispute = 'fight'\n", &["line 2", "fight", "stop"]),
+            ("[server]\ncalls_in_flight = 0\n", &["line 2", "calls_in_flight"]),
             ("kafka = [", &["line 1"]),
             ("[kafka]\nbrokers = 'a:1'\nsettings = {'sasl.password' = 'x'}\n", &["sasl.password", "CONFOLD_KAFKA_SASL_PASSWORD"]),
         ] {

@@ -12,7 +12,7 @@ use crate::{Embedded, bench};
 use async_trait::async_trait;
 use confold_cli::bench::{Load, Measured, Part};
 use confold_cli::local::{
-    Access, Copied, CopyEnd, CopyOptions, Exported, FetchOptions, Fetched, Finding, InitOptions, Initialised, KafkaOptions, Local, OnDispute, Protection, Rebuilt, Reopened, Scratch, ServeOptions,
+    Access, Copied, CopyEnd, CopyOptions, Exported, FetchOptions, Fetched, Finding, InitOptions, Initialised, KafkaOptions, Local, OnDispute, Protection, Quota, Rebuilt, Reopened, Scratch, ServeOptions,
     Serving, Survey, TlsFiles, TopicShape,
 };
 use confold_cli::{Exit, Failure};
@@ -108,7 +108,7 @@ impl Local for OnThisMachine {
             folders.extend(blocking(move || Shelf::folders(&root)).await?);
         }
         let admins = if options.admins.is_empty() { config.server.admin.clone() } else { options.admins.clone() };
-        let stores = Arc::new(Stores::new(service::Options { admins, ..Default::default() }));
+        let stores = Arc::new(Stores::new(service::Options { admins, quota: quota(options.quota, &config.server), ..Default::default() }));
         let kafka = config.kafka.clone().filter(|_| options.stores.is_some());
         let shelf = Arc::new(Shelf::new(stores.clone(), options.stores.clone(), kafka, settings, options.dev_unsafe));
         // Who serves one store and cannot is told at once; among several it is told, and the others are served.
@@ -382,6 +382,17 @@ fn on_dispute(options: &ServeOptions, config: &config::Server) -> confold_replic
         None => config.on_dispute == Some(config::OnDispute::Stop),
     };
     if stop { confold_replica::OnDispute::Stop } else { confold_replica::OnDispute::Serve }
+}
+
+/// What each caller may take, as the command line says it, or the file, or else as usual.
+fn quota(given: Quota, config: &config::Server) -> service::Quota {
+    let in_flight = given.calls_in_flight.or(config.calls_in_flight);
+    let usual = service::Quota::default();
+    service::Quota {
+        calls_in_flight: in_flight.map_or(usual.calls_in_flight, |most| usize::try_from(most.get()).unwrap_or(usize::MAX)),
+        calls_per_second: given.calls_per_second.or(config.calls_per_second),
+        bytes_per_second: given.bytes_per_second.or(config.bytes_per_second),
+    }
 }
 
 /// What was given on the command line, and what the file adds to it.

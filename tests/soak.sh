@@ -4,6 +4,7 @@
 #   tests/soak.sh cluster [SECONDS]    three replicas, three brokers, everything fails in turn (600)
 #   tests/soak.sh registers [ROUNDS]   recorded histories of 30 s under the same faults, one broker (20)
 #   tests/soak.sh fences [TIMES]       topics that lose their end, get an unclean leader, or are made anew, at replicas (20)
+#   tests/soak.sh moves [FAULTS]       brokers that go, come back and are slow, leaders that move, in the client library's fakes (1000)
 #   tests/soak.sh divergence [TIMES]   replicas that are wrong once or always, forged checkpoints, on a broker (20)
 #   tests/soak.sh poison [RECORDS]     records of strangers (10000)
 #
@@ -21,6 +22,7 @@
 #   tests/soak.sh clocks [ROUNDS]      clocks that jump by a year (20)
 #   tests/soak.sh pauses [PAUSES]      a server stopped for up to 30 s (50)
 #   tests/soak.sh memory [TIMES]       a server that runs out of memory (20)
+#   tests/soak.sh quotas [COMMITS]     one caller beside another that floods the server (3000)
 #   tests/soak.sh repeats [EVENTS]     records that come again, simulated (10000000)
 #   tests/soak.sh seeds [SEEDS]        everything at once, simulated (20000)
 #   tests/soak.sh history [REVISIONS]  the same work with a short past and a long one (10000000)
@@ -94,6 +96,10 @@ case ${1:-help} in
         until_reached anew times "${2:-20}" fences::a_replica_folds_nothing_of_a_topic_that_was_made_anew
         until_reached dropped times "${2:-20}" fences::a_topic_may_drop_what_was_folded_and_no_more
         ;;
+    moves)
+        export CONFOLD_SOAK_ROUNDS=250
+        until_reached moves faults "${2:-1000}" mock::brokers_go_and_come_back_and_leaders_move
+        ;;
     divergence)
         export CONFOLD_SOAK_DIVERGENCES=5
         until_reached once once "${2:-20}" fences::a_replica_that_was_wrong_once_stops_itself_and_names_mark_and_path
@@ -166,6 +172,10 @@ case ${1:-help} in
         export CONFOLD_MEMORY_LIMITS=5
         until_reached memory times "${2:-20}" \
             faults::pause::a_server_that_runs_out_of_memory_loses_nothing_that_was_acknowledged
+        ;;
+    quotas)
+        export CONFOLD_QUOTA_COMMITS=500
+        until_reached quotas commits "${2:-3000}" quota::who_floods_gets_its_share_and_another_caller_is_served_beside_it
         ;;
     repeats)
         target=--lib

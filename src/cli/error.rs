@@ -199,7 +199,7 @@ pub fn exit_of(code: Code) -> Exit {
         | Code::TooLarge
         | Code::Limit
         | Code::Unsupported => Exit::Invalid,
-        Code::Unavailable | Code::DiskFull | Code::Unknown | Code::Sealed => Exit::Unavailable,
+        Code::Unavailable | Code::DiskFull | Code::Quota | Code::Unknown | Code::Sealed => Exit::Unavailable,
         Code::Permission | Code::Unauthenticated => Exit::Permission,
         Code::Fenced | Code::Halted | Code::Quarantined => Exit::Damaged,
     }

@@ -8,7 +8,7 @@ use confold_wire::{
     pb,
 };
 use serde::Serialize;
-use std::{any::Any, net::SocketAddr, path::Path, path::PathBuf, sync::Arc};
+use std::{any::Any, net::SocketAddr, num::NonZeroU32, path::Path, path::PathBuf, sync::Arc};
 use tonic::Status;
 
 #[async_trait]
@@ -141,9 +141,18 @@ pub struct ServeOptions {
     /// Who may make, open and close stores.
     pub admins: Vec<String>,
     pub on_dispute: Option<OnDispute>,
+    pub quota: Quota,
     /// Alarm where a topic would be refused, as long as every broker is on this machine.
     pub dev_unsafe: bool,
     pub protection: Protection,
+}
+
+/// What each caller may take of each store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Quota {
+    pub calls_in_flight: Option<NonZeroU32>,
+    pub calls_per_second: Option<NonZeroU32>,
+    pub bytes_per_second: Option<NonZeroU32>,
 }
 
 /// What a replica does while others disagree with it and it is not known who is right.

@@ -264,8 +264,8 @@ enum Fate {
 fn fate(error: &Error) -> Fate {
     use tonic::Code as Grpc;
     match error {
+        Error::Refused(_) if error.never_left() => Fate::NotSent,
         Error::Refused(_) => match error.code() {
-            Some(Code::Unavailable | Code::DiskFull) => Fate::NotSent,
             Some(Code::Unknown) => Fate::Doubtful,
             _ => Fate::Refused,
         },

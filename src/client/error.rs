@@ -31,6 +31,11 @@ impl Error {
         }
     }
 
+    /// Whether it certainly never reached the log, and the same may do so later.
+    pub(crate) fn never_left(&self) -> bool {
+        matches!(self.code(), Some(Code::Unavailable | Code::DiskFull | Code::Quota))
+    }
+
     /// Whether what was read has changed meanwhile, so that reading and deciding anew may succeed.
     pub fn is_conflict(&self) -> bool {
         matches!(self.code(), Some(Code::Conflict | Code::GuardFailed))

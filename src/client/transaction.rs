@@ -308,7 +308,7 @@ impl Transaction {
         match &result {
             Err(Error::Unknown { .. }) => self.phase = Phase::Proposed(id, request),
             // Nothing was sent, so it may be tried again.
-            Err(error) if matches!(error.code(), Some(Code::Unavailable | Code::DiskFull)) => self.phase = Phase::Proposed(id, request),
+            Err(error) if error.never_left() => self.phase = Phase::Proposed(id, request),
             _ => {}
         }
         result

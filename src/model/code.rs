@@ -51,10 +51,12 @@ pub enum Code {
     Unauthenticated = 37,
     /// No space is left for the log or for what is folded.
     DiskFull = 38,
+    /// A caller takes more of a server than its share.
+    Quota = 39,
 }
 
 impl Code {
-    pub const ALL: [Code; 38] = [
+    pub const ALL: [Code; 39] = [
         Code::NotFound,
         Code::InvalidPath,
         Code::TypeMismatch,
@@ -93,6 +95,7 @@ impl Code {
         Code::Unsupported,
         Code::Unauthenticated,
         Code::DiskFull,
+        Code::Quota,
     ];
 
     pub fn from_number(number: u16) -> Option<Code> {
@@ -144,6 +147,7 @@ impl Code {
             Code::Unsupported => "UNSUPPORTED",
             Code::Unauthenticated => "UNAUTHENTICATED",
             Code::DiskFull => "DISK_FULL",
+            Code::Quota => "QUOTA",
         }
     }
 }

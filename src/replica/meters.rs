@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// Name, kind and meaning of every metric of a replica; each has the label `store`. docs/operations.md has the same table, with
 /// what to do.
-pub const METRICS: [(&str, &str, &str); 55] = [
+pub const METRICS: [(&str, &str, &str); 57] = [
     ("confold_state", "gauge", "1 for the state that the replica is in, 0 for the others, by state."),
     ("confold_position", "gauge", "Last position folded."),
     ("confold_durable_position", "gauge", "Everything up to here survives a power cut in the database."),
@@ -33,6 +33,8 @@ pub const METRICS: [(&str, &str, &str); 55] = [
     ("confold_proposals_refused_total", "counter", "Events that were not handed to the log."),
     ("confold_proposals_unknown_total", "counter", "Proposals whose outcome was not known in time."),
     ("confold_proposals_in_flight", "gauge", "Proposals that wait for their event."),
+    ("confold_calls_slowed_total", "counter", "Calls that waited since their caller asked too fast."),
+    ("confold_calls_over_quota_total", "counter", "Calls refused with QUOTA."),
     ("confold_open_views", "gauge", "Views held by readers."),
     ("confold_tree_bytes", "gauge", "Memory of the loaded tree."),
     ("confold_tree_sheds_total", "counter", "Times that the loaded tree outgrew its bound."),

@@ -17,6 +17,7 @@ mod history;
 mod list;
 mod policy;
 mod propose;
+mod quota;
 mod read;
 mod refusal;
 mod rights;
@@ -40,12 +41,14 @@ use confold_wire::caller::{Caller, Gate};
 use confold_wire::dynamic::Types;
 use confold_wire::pb;
 use parking_lot::Mutex;
+use quota::Quotas;
 use rights::Who;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Status;
 
+pub use quota::Quota;
 pub use refusal::Refusal;
 pub use rights::{Call, Need};
 pub use stores::{Keeper, Listed, NameTaken, Report, Stores};
@@ -77,6 +80,8 @@ pub struct Options {
     pub rows: Page,
     /// Commits in flight on one stream.
     pub stream_in_flight: usize,
+    /// What each caller may take of each store.
+    pub quota: Quota,
 }
 
 /// A number of things in one answer.
@@ -116,6 +121,7 @@ impl Default for Options {
             },
             rows: Page { usual: 50, most: 1_000 },
             stream_in_flight: 8_192,
+            quota: Quota::default(),
         }
     }
 }
@@ -141,6 +147,7 @@ struct Served {
     options: Options,
     /// By the position of the schema's event, which names it for good. Small: nearly every call wants the latest.
     types: Mutex<BTreeMap<Position, Types>>,
+    quotas: Quotas,
 }
 
 /// Schemas whose types are kept ready.
@@ -257,7 +264,7 @@ impl Gate for Service {
 #[async_trait]
 impl Api for Service {
     async fn commit(&self, request: pb::CommitRequest) -> Result<pb::Decision, Status> {
-        let served = self.enter(Call::Commit, &request.store)?;
+        let served = self.enter(Call::Commit, &request).await?;
         Ok(write::commit(served, request).await?)
     }
 
@@ -269,100 +276,100 @@ impl Api for Service {
     }
 
     async fn outcome(&self, request: pb::OutcomeRequest) -> Result<pb::Decision, Status> {
-        Ok(propose::outcome(self.enter(Call::Outcome, &request.store)?, request).await?)
+        Ok(propose::outcome(self.enter(Call::Outcome, &request).await?, request).await?)
     }
 
     async fn withdraw(&self, request: pb::WithdrawRequest) -> Result<pb::Decision, Status> {
-        let served = self.enter(Call::Withdraw, &request.store)?;
+        let served = self.enter(Call::Withdraw, &request).await?;
         Ok(propose::withdraw(served, request).await?)
     }
 
     async fn get(&self, request: pb::GetRequest) -> Result<pb::GetResponse, Status> {
-        Ok(read::get(self.enter(Call::Get, &request.store)?, request).await?)
+        Ok(read::get(self.enter(Call::Get, &request).await?, request).await?)
     }
 
     async fn list(&self, request: pb::ListRequest) -> Result<pb::ListResponse, Status> {
-        Ok(list::list(self.enter(Call::List, &request.store)?, request).await?)
+        Ok(list::list(self.enter(Call::List, &request).await?, request).await?)
     }
 
     async fn list_stream(&self, request: pb::ListRequest) -> Result<Stream<Result<pb::ListResponse, Status>>, Status> {
-        Ok(list::stream(self.enter(Call::ListStream, &request.store)?, request).await?)
+        Ok(list::stream(self.enter(Call::ListStream, &request).await?, request).await?)
     }
 
     async fn diff(&self, request: pb::DiffRequest) -> Result<pb::DiffResponse, Status> {
-        Ok(diff::diff(self.enter(Call::Diff, &request.store)?, request).await?)
+        Ok(diff::diff(self.enter(Call::Diff, &request).await?, request).await?)
     }
 
     async fn diff_stream(&self, request: pb::DiffRequest) -> Result<Stream<Result<pb::DiffResponse, Status>>, Status> {
-        Ok(diff::stream(self.enter(Call::DiffStream, &request.store)?, request).await?)
+        Ok(diff::stream(self.enter(Call::DiffStream, &request).await?, request).await?)
     }
 
     async fn log(&self, request: pb::LogRequest) -> Result<pb::LogResponse, Status> {
-        Ok(history::log(self.enter(Call::Log, &request.store)?, request).await?)
+        Ok(history::log(self.enter(Call::Log, &request).await?, request).await?)
     }
 
     async fn show(&self, request: pb::ShowRequest) -> Result<pb::ShowResponse, Status> {
-        Ok(show::show(self.enter(Call::Show, &request.store)?, request).await?)
+        Ok(show::show(self.enter(Call::Show, &request).await?, request).await?)
     }
 
     async fn tag(&self, request: pb::TagRequest) -> Result<pb::Decision, Status> {
-        let served = self.enter(Call::Tag, &request.store)?;
+        let served = self.enter(Call::Tag, &request).await?;
         Ok(tags::tag(served, request).await?)
     }
 
     async fn untag(&self, request: pb::UntagRequest) -> Result<pb::Decision, Status> {
-        let served = self.enter(Call::Untag, &request.store)?;
+        let served = self.enter(Call::Untag, &request).await?;
         Ok(tags::untag(served, request).await?)
     }
 
     async fn list_tags(&self, request: pb::ListTagsRequest) -> Result<pb::ListTagsResponse, Status> {
-        Ok(tags::list(self.enter(Call::ListTags, &request.store)?, request).await?)
+        Ok(tags::list(self.enter(Call::ListTags, &request).await?, request).await?)
     }
 
     async fn push_schema(&self, request: pb::PushSchemaRequest) -> Result<pb::PushSchemaResponse, Status> {
-        let served = self.enter(Call::PushSchema, &request.store)?;
+        let served = self.enter(Call::PushSchema, &request).await?;
         Ok(schema::push(served, request).await?)
     }
 
     async fn get_schema(&self, request: pb::GetSchemaRequest) -> Result<pb::GetSchemaResponse, Status> {
-        Ok(schema::get(self.enter(Call::GetSchema, &request.store)?, request).await?)
+        Ok(schema::get(self.enter(Call::GetSchema, &request).await?, request).await?)
     }
 
     async fn prune(&self, request: pb::PruneRequest) -> Result<pb::Decision, Status> {
-        let served = self.enter(Call::Prune, &request.store)?;
+        let served = self.enter(Call::Prune, &request).await?;
         Ok(upkeep::prune(served, request).await?)
     }
 
     async fn get_retention(&self, request: pb::GetRetentionRequest) -> Result<pb::GetRetentionResponse, Status> {
-        Ok(upkeep::get_retention(&self.enter(Call::GetRetention, &request.store)?))
+        Ok(upkeep::get_retention(&self.enter(Call::GetRetention, &request).await?))
     }
 
     async fn set_retention(&self, request: pb::SetRetentionRequest) -> Result<pb::Decision, Status> {
-        let served = self.enter(Call::SetRetention, &request.store)?;
+        let served = self.enter(Call::SetRetention, &request).await?;
         Ok(upkeep::set_retention(served, request).await?)
     }
 
     async fn get_policy(&self, request: pb::GetPolicyRequest) -> Result<pb::GetPolicyResponse, Status> {
-        Ok(policy::get(&self.enter(Call::GetPolicy, &request.store)?)?)
+        Ok(policy::get(&self.enter(Call::GetPolicy, &request).await?)?)
     }
 
     async fn set_policy(&self, request: pb::SetPolicyRequest) -> Result<pb::Decision, Status> {
-        let served = self.enter(Call::SetPolicy, &request.store)?;
+        let served = self.enter(Call::SetPolicy, &request).await?;
         Ok(policy::set(served, request).await?)
     }
 
     async fn activate(&self, request: pb::ActivateRequest) -> Result<pb::Decision, Status> {
-        let served = self.enter(Call::Activate, &request.store)?;
+        let served = self.enter(Call::Activate, &request).await?;
         Ok(upkeep::activate(served, request).await?)
     }
 
     async fn set_clock(&self, request: pb::SetClockRequest) -> Result<pb::Decision, Status> {
-        let served = self.enter(Call::SetClock, &request.store)?;
+        let served = self.enter(Call::SetClock, &request).await?;
         Ok(upkeep::set_clock(served, request).await?)
     }
 
     async fn sync(&self, request: pb::SyncRequest) -> Result<pb::SyncResponse, Status> {
-        Ok(upkeep::sync(self.enter(Call::Sync, &request.store)?, request).await?)
+        Ok(upkeep::sync(self.enter(Call::Sync, &request).await?, request).await?)
     }
 
     async fn list_stores(&self, _: pb::ListStoresRequest) -> Result<pb::ListStoresResponse, Status> {
@@ -388,10 +395,11 @@ impl Api for Service {
     }
 
     async fn status(&self, request: pb::StatusRequest) -> Result<pb::StatusResponse, Status> {
-        match self.enter(Call::Status, &request.store) {
+        match self.enter(Call::Status, &request).await {
             Ok(asked) => Ok(upkeep::status(&asked, &asked.now()?)),
             Err(refusal) => match self.stores.only(&request.store) {
                 // A token that is not known is refused everywhere.
+                _ if refusal.code() == Code::Quota => Err(refusal.into()),
                 Some(served) if !self.who.is_bearer() || refusal.code() == Code::Permission => {
                     Ok(upkeep::bare_status(&served))
                 }
@@ -404,13 +412,13 @@ impl Api for Service {
         &self,
         request: pb::ExportLogRequest,
     ) -> Result<Stream<Result<pb::ExportLogResponse, Status>>, Status> {
-        Ok(upkeep::export(self.enter(Call::ExportLog, &request.store)?, request).await?)
+        Ok(upkeep::export(self.enter(Call::ExportLog, &request).await?, request).await?)
     }
 
     async fn snapshot(
         &self,
         request: pb::SnapshotRequest,
     ) -> Result<Stream<Result<pb::SnapshotResponse, Status>>, Status> {
-        Ok(upkeep::snapshot(self.enter(Call::Snapshot, &request.store)?).await?)
+        Ok(upkeep::snapshot(self.enter(Call::Snapshot, &request).await?).await?)
     }
 }

@@ -34,7 +34,7 @@ pub fn grpc_code(code: Code) -> Grpc {
         Code::Unavailable | Code::Sealed | Code::Fenced | Code::Halted | Code::Quarantined => Grpc::Unavailable,
         Code::Unknown => Grpc::DeadlineExceeded,
         Code::Unauthenticated => Grpc::Unauthenticated,
-        Code::DiskFull => Grpc::ResourceExhausted,
+        Code::DiskFull | Code::Quota => Grpc::ResourceExhausted,
     }
 }
 
@@ -95,6 +95,7 @@ pub fn hint(code: Code) -> &'static str {
         Code::Unknown => "send the same event id again, or withdraw it to make the outcome definite",
         Code::Unsupported => "this version does not know the operation yet",
         Code::Unauthenticated => "show a token: --token-file FILE, or CONFOLD_TOKEN",
+        Code::Quota => "send less at once, or more slowly; who runs the server says how much each caller may",
         Code::DiskFull => "free disk space on the server: it then goes on by itself; try again, or ask another replica",
     }
 }

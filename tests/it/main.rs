@@ -10,6 +10,7 @@ mod hostile;
 mod kafka;
 mod moving;
 mod operations;
+mod quota;
 mod replicas;
 mod secure;
 mod server;

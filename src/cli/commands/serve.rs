@@ -1,11 +1,11 @@
 use crate::{
     app::App,
     error::Failure,
-    local::{OnDispute, ServeOptions, Serving},
+    local::{OnDispute, Quota, ServeOptions, Serving},
     parse,
     protection::ProtectionArgs,
 };
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 /// Serve stores until interrupted.
 ///
@@ -49,6 +49,15 @@ pub struct Args {
     /// What to do while replicas disagree and it is not known who is right [default: serve]
     #[arg(long, value_name = "WHAT")]
     on_dispute: Option<OnDispute>,
+    /// Calls that one caller may have under way at a store at once; more are refused with QUOTA [default: 8192]
+    #[arg(long, value_name = "N")]
+    calls_in_flight: Option<NonZeroU32>,
+    /// Calls, and commits of a stream, that one caller may make at a store in a second; more wait [default: no bound]
+    #[arg(long, value_name = "N")]
+    calls_per_second: Option<NonZeroU32>,
+    /// Bytes of requests that one caller may send to a store in a second; more wait [default: no bound]
+    #[arg(long, value_name = "SIZE", value_parser = quota_size)]
+    bytes_per_second: Option<NonZeroU32>,
     /// Alarm where a topic would be refused for its settings; only where every broker is on this machine
     #[arg(long)]
     dev_unsafe: bool,
@@ -90,6 +99,11 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
                 clap::ValueEnum::from_str(text, false).ok()
             })?,
         },
+        quota: Quota {
+            calls_in_flight: args.calls_in_flight,
+            calls_per_second: args.calls_per_second,
+            bytes_per_second: args.bytes_per_second,
+        },
         dev_unsafe: args.dev_unsafe,
         protection: args.protection.protection(app),
     };
@@ -107,6 +121,13 @@ pub async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         ui.note(&format!("serving {stores} on {scheme}://{}", serving.address));
     };
     local.serve(options, &mut ready).await
+}
+
+/// A size of 1 byte to 4 GiB less one.
+fn quota_size(text: &str) -> Result<NonZeroU32, String> {
+    let size = parse::size(text)?;
+    let fits = u32::try_from(size).ok().and_then(NonZeroU32::new);
+    fits.ok_or_else(|| format!("{size} bytes a second are not between 1 and {}", u32::MAX))
 }
 
 fn address(given: Option<SocketAddr>, app: &App, variable: &str) -> Result<Option<SocketAddr>, Failure> {

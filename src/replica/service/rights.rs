@@ -9,6 +9,7 @@
 //!
 //! What may be read is decided path by path by the policy in force now, also where an old revision is read.
 
+use super::quota::{Allowance, Place};
 use super::refusal::{hex, refusal};
 use super::{Refusal, Served, Service, upkeep};
 use crate::status::Standing;
@@ -22,6 +23,7 @@ use confold_model::state::PolicyRow;
 use confold_wire::access_token::AccessToken;
 use confold_wire::caller::Caller;
 use confold_wire::pb;
+use prost::Message;
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
 
@@ -123,6 +125,28 @@ pub(super) struct Asked {
     call: Call,
     /// Who asks, as the store's policy knows them; empty where that is nobody.
     pub principal: Arc<str>,
+    /// Among the calls of this caller that are under way; `None` where that is not bounded, or a stream has it.
+    place: Option<Place>,
+}
+
+/// A request to one store.
+pub(super) trait OfStore: Message {
+    fn store(&self) -> &str;
+}
+
+macro_rules! of_store {
+    ($($request:ident)*) => {$(
+        impl OfStore for pb::$request {
+            fn store(&self) -> &str {
+                &self.store
+            }
+        }
+    )*};
+}
+of_store! {
+    CommitRequest OutcomeRequest WithdrawRequest GetRequest ListRequest DiffRequest LogRequest ShowRequest TagRequest UntagRequest
+    ListTagsRequest PushSchemaRequest GetSchemaRequest PruneRequest GetRetentionRequest SetRetentionRequest GetPolicyRequest
+    SetPolicyRequest ActivateRequest SetClockRequest SyncRequest StatusRequest ExportLogRequest SnapshotRequest
 }
 
 /// What a caller may do, at one moment.
@@ -141,9 +165,18 @@ fn book(policy: &Option<Arc<PolicyRow>>) -> &Rulebook {
 }
 
 impl Service {
-    /// The store that a call names, for a caller who may make this call. A store on which the caller has no right is
-    /// answered as one that is not there.
-    pub(super) fn enter(&self, call: Call, name: &str) -> Result<Asked, Refusal> {
+    /// The store that a call names, for a caller who may make this call and is within its quota. A store on which the caller
+    /// has no right is answered as one that is not there.
+    pub(super) async fn enter<R: OfStore>(&self, call: Call, request: &R) -> Result<Asked, Refusal> {
+        let mut asked = self.find(call, request.store())?;
+        asked.place = asked.place()?;
+        asked.spend(request).await?;
+        asked.now()?;
+        Ok(asked)
+    }
+
+    /// The same without asking for a place, and before anything is spent.
+    pub(super) fn find(&self, call: Call, name: &str) -> Result<Asked, Refusal> {
         let asked = match self.stores.find(name) {
             Some((name, Err(standing))) => return Err(self.shut(&name, &standing)),
             Some((_, Ok(served))) => Asked::new(served, &self.who, call),
@@ -152,11 +185,10 @@ impl Service {
                 (name, seen) => return Err(no_such_store(name, seen)),
             },
         };
-        let Ok(asked) = asked else {
-            return Err(no_such_store(name, &self.seen(call)?));
-        };
-        asked.now()?;
-        Ok(asked)
+        match asked {
+            Ok(asked) => Ok(asked),
+            Err(_) => Err(no_such_store(name, &self.seen(call)?)),
+        }
     }
 
     /// The stores on which the caller has any right. `UNAUTHENTICATED` or `PERMISSION` where there are stores, and none of
@@ -272,12 +304,33 @@ impl Asked {
             who: who.clone(),
             call,
             principal,
+            place: None,
         };
         let rights = asked.rights(&view);
         if !rights.grants().has_any() {
             return Err(rights.nothing());
         }
         Ok(asked)
+    }
+
+    /// A place among the caller's calls under way, for as long as it is held.
+    pub fn place(&self) -> Result<Option<Place>, Refusal> {
+        self.allowance().map(|allowance| allowance.place()).transpose()
+    }
+
+    /// Waits where the caller asks too fast.
+    pub async fn spend(&self, request: &impl Message) -> Result<(), Refusal> {
+        match self.allowance() {
+            Some(allowance) => allowance.spend(|| request.encoded_len(), self.options.deadline).await,
+            None => Ok(()),
+        }
+    }
+
+    fn allowance(&self) -> Option<Arc<Allowance>> {
+        match self.who {
+            Who::Process => None,
+            _ => Some(self.quotas.of(&self.principal)),
+        }
     }
 
     /// The rights of this moment. Refused where the caller may not make this call, any more or at all.

@@ -1,5 +1,6 @@
 //! The stores of one process by name, which may come and go while they are served.
 
+use super::quota::Quotas;
 use super::{Options, Refusal, Served};
 use crate::handle::Handle;
 use crate::status::Standing;
@@ -57,6 +58,7 @@ impl Stores {
     pub fn add_reported(&self, handle: Handle, log: &str, report: Option<Report>) -> Result<(), NameTaken> {
         let name = handle.view().store_name.clone();
         let served = Served {
+            quotas: Quotas::new(self.options.quota, &name),
             name: name.clone(),
             log: log.into(),
             report,

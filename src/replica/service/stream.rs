@@ -1,11 +1,14 @@
 //! Many commits in flight on one stream, in the order in which they were sent.
 
 use super::propose::{Intention, refused, submit};
+use super::quota::Place;
 use super::rights::{Asked, Call};
 use super::{Refusal, Service, write};
 use confold_wire::api::Stream;
 use confold_wire::pb;
+use futures::future::{Fuse, FusedFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -33,23 +36,37 @@ async fn pump(
     mut requests: Stream<Result<pb::CommitStreamRequest, Status>>,
     answers: mpsc::Sender<Answer>,
 ) {
+    let limit = service.stores.options().stream_in_flight.max(1);
     let mut store = String::new();
+    let mut seat = None;
     let mut in_flight = FuturesUnordered::new();
+    // One that waits for room or for its turn holds up those behind it, and no answer to those before it.
+    let handing_over = Fuse::terminated();
+    tokio::pin!(handing_over);
     let mut end = None;
     let mut open = true;
-    while open || !in_flight.is_empty() {
-        let limit = service.stores.options().stream_in_flight.max(1);
+    while open || !in_flight.is_empty() || !handing_over.is_terminated() {
         let answer = tokio::select! {
             biased;
             Some(answer) = in_flight.next() => answer,
-            request = requests.next(), if open && in_flight.len() < limit => match request {
-                Some(Ok(request)) => match hand_over(&service, &mut store, request).await {
+            (kept, handed) = &mut handing_over, if !handing_over.is_terminated() => {
+                seat = kept;
+                match handed {
                     Ok(waiting) => {
                         in_flight.push(waiting);
                         continue;
                     }
                     Err(answer) => answer,
-                },
+                }
+            }
+            request = requests.next(), if open && handing_over.is_terminated() && in_flight.len() < limit => match request {
+                Some(Ok(request)) => {
+                    if let Some(commit) = &request.commit && !commit.store.is_empty() {
+                        store.clone_from(&commit.store);
+                    }
+                    handing_over.set(hand_over(&service, store.clone(), seat.take(), request).fuse());
+                    continue;
+                }
                 Some(Err(status)) => {
                     (open, end) = (false, Some(status));
                     continue;
@@ -71,32 +88,48 @@ async fn pump(
     }
 }
 
+/// A stream's place among the calls that its caller has under way at a store.
+struct Seat {
+    store: Arc<str>,
+    _place: Option<Place>,
+}
+
 /// The commit on its way, or the answer where it needed no log.
 async fn hand_over(
     service: &Service,
-    store: &mut String,
+    store: String,
+    mut seat: Option<Seat>,
     request: pb::CommitStreamRequest,
-) -> Result<impl Future<Output = pb::CommitStreamResponse> + use<>, pb::CommitStreamResponse> {
+) -> (
+    Option<Seat>,
+    Result<impl Future<Output = pb::CommitStreamResponse> + use<>, pb::CommitStreamResponse>,
+) {
     let pb::CommitStreamRequest { correlation, commit } = request;
     let answer = move |decision| pb::CommitStreamResponse {
         correlation,
         decision: Some(decision),
     };
     let mut commit = commit.unwrap_or_default();
-    if !commit.store.is_empty() {
-        store.clone_from(&commit.store);
-    }
     let proposed = async {
         // Each commit anew: a right may be taken away while the stream goes on.
-        let served: Asked = service.enter(Call::CommitStream, store)?;
+        let served: Asked = service.find(Call::CommitStream, &store)?;
+        if seat.as_ref().is_none_or(|seat| seat.store != served.name) {
+            seat = Some(Seat {
+                store: served.name.clone(),
+                _place: served.place()?,
+            });
+        }
+        served.spend(&commit).await?;
+        served.now()?;
         let intention = Intention::of(&served, &mut commit)?;
         let built = write::build(&served, commit).await;
         served.handle.room().await;
         let proposed = submit(&served, intention, built).await?;
         Ok::<_, Refusal>((served, proposed))
     };
-    match proposed.await {
+    let handed = match proposed.await {
         Ok((served, proposed)) => Ok(async move { answer(proposed.decision(&served).await) }),
         Err(refusal) => Err(answer(refused(refusal))),
-    }
+    };
+    (seat, handed)
 }

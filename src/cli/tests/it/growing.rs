@@ -177,6 +177,18 @@ fn what_makes_no_sense_of_a_topic_is_refused() {
             exit 2
         "#]],
         ),
+        ("serve data --calls-per-second 0", expect![[r#"
+            ! Error: invalid value '0' for '--calls-per-second <N>': number would be zero for non-zero type
+            !
+            ! For more information, try '--help'.
+            exit 2
+        "#]]),
+        ("serve data --bytes-per-second 4GiB", expect![[r#"
+            ! Error: invalid value '4GiB' for '--bytes-per-second <SIZE>': 4294967296 bytes a second are not between 1 and 4294967295
+            !
+            ! For more information, try '--help'.
+            exit 2
+        "#]]),
         (
             "serve data --listen here",
             expect![[r#"
@@ -203,7 +215,7 @@ fn what_makes_no_sense_of_a_topic_is_refused() {
 fn a_server_takes_several_folders_or_a_folder_of_them() {
     let mut world = World::new();
     world.check("serve one two --admin ops --admin dev --on-dispute stop", expect![[r#"
-        > serve ServeOptions { data: ["FOLDER/one", "FOLDER/two"], stores: None, config: None, listen: None, metrics_listen: None, cache_bytes: None, admins: ["ops", "dev"], on_dispute: Some(Stop), dev_unsafe: false, protection: Protection { tls: None, require_token: false, insecure: false } }
+        > serve ServeOptions { data: ["FOLDER/one", "FOLDER/two"], stores: None, config: None, listen: None, metrics_listen: None, cache_bytes: None, admins: ["ops", "dev"], on_dispute: Some(Stop), quota: Quota { calls_in_flight: None, calls_per_second: None, bytes_per_second: None }, dev_unsafe: false, protection: Protection { tls: None, require_token: false, insecure: false } }
         ! serving main on http://127.0.0.1:7411
     "#]]);
     world
@@ -216,14 +228,14 @@ fn a_server_takes_several_folders_or_a_folder_of_them() {
         .environment
         .insert("CONFOLD_ON_DISPUTE".to_owned(), "stop".to_owned());
     world.check("serve --stores all --config server.toml --dev-unsafe", expect![[r#"
-        > serve ServeOptions { data: [], stores: Some("FOLDER/all"), config: Some("FOLDER/server.toml"), listen: Some(127.0.0.1:7000), metrics_listen: None, cache_bytes: None, admins: ["ops", "dev"], on_dispute: Some(Stop), dev_unsafe: true, protection: Protection { tls: None, require_token: false, insecure: false } }
+        > serve ServeOptions { data: [], stores: Some("FOLDER/all"), config: Some("FOLDER/server.toml"), listen: Some(127.0.0.1:7000), metrics_listen: None, cache_bytes: None, admins: ["ops", "dev"], on_dispute: Some(Stop), quota: Quota { calls_in_flight: None, calls_per_second: None, bytes_per_second: None }, dev_unsafe: true, protection: Protection { tls: None, require_token: false, insecure: false } }
         ! serving main on http://127.0.0.1:7000
     "#]]);
     world
         .environment
         .insert("CONFOLD_METRICS_LISTEN".to_owned(), "[::1]:9411".to_owned());
     world.check("serve --stores all", expect![[r#"
-        > serve ServeOptions { data: [], stores: Some("FOLDER/all"), config: None, listen: Some(127.0.0.1:7000), metrics_listen: Some([::1]:9411), cache_bytes: None, admins: ["ops", "dev"], on_dispute: Some(Stop), dev_unsafe: false, protection: Protection { tls: None, require_token: false, insecure: false } }
+        > serve ServeOptions { data: [], stores: Some("FOLDER/all"), config: None, listen: Some(127.0.0.1:7000), metrics_listen: Some([::1]:9411), cache_bytes: None, admins: ["ops", "dev"], on_dispute: Some(Stop), quota: Quota { calls_in_flight: None, calls_per_second: None, bytes_per_second: None }, dev_unsafe: false, protection: Protection { tls: None, require_token: false, insecure: false } }
         ! metrics on http://[::1]:9411/metrics
         ! serving main on http://127.0.0.1:7000
     "#]]);

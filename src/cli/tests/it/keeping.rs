@@ -475,7 +475,7 @@ fn serve_says_where_it_listens() {
     world.check(
         "serve data --listen 127.0.0.1:0 --cache 512MiB",
         expect![[r#"
-            > serve ServeOptions { data: ["FOLDER/data"], stores: None, config: None, listen: Some(127.0.0.1:0), metrics_listen: None, cache_bytes: Some(536870912), admins: [], on_dispute: None, dev_unsafe: false, protection: Protection { tls: None, require_token: false, insecure: false } }
+            > serve ServeOptions { data: ["FOLDER/data"], stores: None, config: None, listen: Some(127.0.0.1:0), metrics_listen: None, cache_bytes: Some(536870912), admins: [], on_dispute: None, quota: Quota { calls_in_flight: None, calls_per_second: None, bytes_per_second: None }, dev_unsafe: false, protection: Protection { tls: None, require_token: false, insecure: false } }
             ! serving main on http://127.0.0.1:0
         "#]],
     );
@@ -485,7 +485,7 @@ fn serve_says_where_it_listens() {
     world.check(
         "serve --listen '[::1]:7411'",
         expect![[r#"
-            > serve ServeOptions { data: ["/var/lib/confold"], stores: None, config: None, listen: Some([::1]:7411), metrics_listen: None, cache_bytes: None, admins: [], on_dispute: None, dev_unsafe: false, protection: Protection { tls: None, require_token: false, insecure: false } }
+            > serve ServeOptions { data: ["/var/lib/confold"], stores: None, config: None, listen: Some([::1]:7411), metrics_listen: None, cache_bytes: None, admins: [], on_dispute: None, quota: Quota { calls_in_flight: None, calls_per_second: None, bytes_per_second: None }, dev_unsafe: false, protection: Protection { tls: None, require_token: false, insecure: false } }
             ! serving main on http://[::1]:7411
         "#]],
     );

@@ -160,12 +160,12 @@ fn serve_is_told_who_may_come_in() {
     world.check(
         "serve data --listen 0.0.0.0:7411 --tls-cert s.pem --tls-key s.key --client-ca ca.pem --client-common-name",
         expect![[r#"
-            > serve ServeOptions { data: ["FOLDER/data"], stores: None, config: None, listen: Some(0.0.0.0:7411), metrics_listen: None, cache_bytes: None, admins: [], on_dispute: None, dev_unsafe: false, protection: Protection { tls: Some(TlsFiles { certificate: "FOLDER/s.pem", key: "FOLDER/s.key", client_ca: Some("FOLDER/ca.pem"), client_common_name: true }), require_token: false, insecure: false } }
+            > serve ServeOptions { data: ["FOLDER/data"], stores: None, config: None, listen: Some(0.0.0.0:7411), metrics_listen: None, cache_bytes: None, admins: [], on_dispute: None, quota: Quota { calls_in_flight: None, calls_per_second: None, bytes_per_second: None }, dev_unsafe: false, protection: Protection { tls: Some(TlsFiles { certificate: "FOLDER/s.pem", key: "FOLDER/s.key", client_ca: Some("FOLDER/ca.pem"), client_common_name: true }), require_token: false, insecure: false } }
             ! serving main on https://0.0.0.0:7411
         "#]],
     );
     world.check("serve data --require-token --insecure", expect![[r#"
-        > serve ServeOptions { data: ["FOLDER/data"], stores: None, config: None, listen: None, metrics_listen: None, cache_bytes: None, admins: [], on_dispute: None, dev_unsafe: false, protection: Protection { tls: None, require_token: true, insecure: true } }
+        > serve ServeOptions { data: ["FOLDER/data"], stores: None, config: None, listen: None, metrics_listen: None, cache_bytes: None, admins: [], on_dispute: None, quota: Quota { calls_in_flight: None, calls_per_second: None, bytes_per_second: None }, dev_unsafe: false, protection: Protection { tls: None, require_token: true, insecure: true } }
         ! serving main on http://127.0.0.1:7411
     "#]]);
     for line in [

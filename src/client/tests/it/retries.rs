@@ -24,6 +24,7 @@ async fn a_lost_answer_is_asked_for_under_the_same_id_and_nothing_is_doubled() {
         Fault::Unknown,
         Fault::NotConnected,
         Fault::DiskFull,
+        Fault::OverQuota,
     ] {
         let store = Mini::new();
         store.inner().faults.push_back(fault);

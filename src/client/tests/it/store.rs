@@ -62,6 +62,7 @@ pub enum Fault {
     NotConnected,
     /// The server has no space for it.
     DiskFull,
+    OverQuota,
 }
 
 pub const ROOT: &str = "example.Network";
@@ -104,6 +105,7 @@ impl Mini {
             Fault::LoseRequest => return Err(Status::unavailable("the connection broke")),
             Fault::NotConnected => return Err(status(&error_detail(Code::Unavailable, "no server answers"))),
             Fault::DiskFull => return Err(status(&error_detail(Code::DiskFull, "no space is left"))),
+            Fault::OverQuota => return Err(status(&error_detail(Code::Quota, "too many calls"))),
             _ => {}
         }
         let id = request.proposal.clone().unwrap_or_default().event_id;

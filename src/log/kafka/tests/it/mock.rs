@@ -43,9 +43,10 @@ fn brokers_go_and_come_back_and_leaders_move() {
     let cluster = mock(3);
     let log = open_mock(&cluster);
     let mut reader = log.reader(Position(0)).unwrap();
+    let faults = soak(50);
     let mut due = 0;
-    let mut round = 0;
-    while due < soak(50) as u64 {
+    let mut slowest = Duration::ZERO;
+    for round in 0..faults as i32 {
         match round % 4 {
             0 => {
                 for broker in 1..=3 {
@@ -60,6 +61,7 @@ fn brokers_go_and_come_back_and_leaders_move() {
                 let up = Instant::now();
                 until("the log is well again", || log.health().is_ok());
                 assert!(up.elapsed() < Duration::from_secs(10), "{:?}", up.elapsed());
+                slowest = slowest.max(up.elapsed());
             }
             1 => cluster.partition_leader(TOPIC, 0, Some(1 + (round / 4) % 3)).unwrap(),
             2 => cluster
@@ -71,13 +73,13 @@ fn brokers_go_and_come_back_and_leaders_move() {
                 }
             }
         }
-        round += 1;
         append_all(&log, numbered(due, 5));
         let came = read_some(&mut *reader, 5);
         let texts: Vec<Bytes> = came.iter().map(|record| record.bytes.clone()).collect();
         assert_eq!(texts, numbered(due, 5).collect::<Vec<_>>(), "none lost and none twice");
         due += 5;
     }
+    println!("SOAK faults={faults} records={due} slowest={} ms", slowest.as_millis());
 }
 
 /// What a reader has seen, and how often.
