@@ -3,8 +3,10 @@
 #
 #   tests/soak.sh cluster [SECONDS]    three replicas, three brokers, everything fails in turn (600)
 #   tests/soak.sh registers [ROUNDS]   recorded histories of 30 s under the same faults, one broker (20)
-#   tests/soak.sh fences [TIMES]       topics that lose their end, get an unclean leader, or are made anew, at replicas (20)
+#   tests/soak.sh partitions [SECONDS] the same, and only wires fail, each for up to 20 s (300)
+#   tests/soak.sh fences [TIMES]       topics that lose their end, get an unclean leader, or are made anew, at replicas (20; 200 of the first)
 #   tests/soak.sh moves [FAULTS]       brokers that go, come back and are slow, leaders that move, in the client library's fakes (1000)
+#   tests/soak.sh restarts [TIMES]     a broker that is killed or stopped under a reader and a writer (50)
 #   tests/soak.sh divergence [TIMES]   replicas that are wrong once or always, forged checkpoints, on a broker (20)
 #   tests/soak.sh poison [RECORDS]     records of strangers (10000)
 #
@@ -78,7 +80,7 @@ until_reached() { # COMMAND FIGURE WANTED TEST
 
 storm=cluster::three_replicas_lose_nothing_double_nothing_and_agree_whatever_fails
 case ${1:-help} in
-    cluster | registers | fences | divergence | poison) compose/kafka.sh fetch && need_go ;;
+    cluster | registers | partitions | fences | restarts | divergence | poison) compose/kafka.sh fetch && need_go ;;
 esac
 case ${1:-help} in
     cluster)
@@ -89,16 +91,24 @@ case ${1:-help} in
         export CONFOLD_SOAK_SECONDS=120 CONFOLD_BROKERS=1
         until_reached registers rounds "${2:-20}" $storm
         ;;
+    partitions)
+        export CONFOLD_SOAK_SECONDS=150 CONFOLD_BROKERS=1 CONFOLD_LONGEST_PARTITION=20
+        until_reached partitions seconds "${2:-300}" $storm
+        ;;
     fences)
         export CONFOLD_SOAK_ROUNDS=5
         until_reached unclean times "${2:-20}" three::a_replica_folds_nothing_of_a_branch_that_an_unclean_leader_began
-        until_reached truncated times "${2:-20}" fences::a_replica_folds_nothing_of_a_topic_that_lost_what_it_had_folded
+        until_reached truncated times "${2:-200}" fences::a_replica_folds_nothing_of_a_topic_that_lost_what_it_had_folded
         until_reached anew times "${2:-20}" fences::a_replica_folds_nothing_of_a_topic_that_was_made_anew
         until_reached dropped times "${2:-20}" fences::a_topic_may_drop_what_was_folded_and_no_more
         ;;
     moves)
         export CONFOLD_SOAK_ROUNDS=250
         until_reached moves faults "${2:-1000}" mock::brokers_go_and_come_back_and_leaders_move
+        ;;
+    restarts)
+        export CONFOLD_SOAK_ROUNDS=25
+        until_reached restarts restarts "${2:-50}" fences::readers_and_writers_go_on_after_each_restart_of_the_broker
         ;;
     divergence)
         export CONFOLD_SOAK_DIVERGENCES=5

@@ -2,7 +2,8 @@
 //! in turn. Nothing acknowledged is lost, nothing is applied twice, every end becomes known, all replicas agree, nobody stays stuck,
 //! and what clients saw is linearizable.
 //!
-//! `CONFOLD_SOAK_SECONDS` makes it last (every fault once), `CONFOLD_BROKERS=3` takes three brokers, `CONFOLD_SEED` says which moments.
+//! `CONFOLD_SOAK_SECONDS` makes it last (every fault once), `CONFOLD_BROKERS=3` takes three brokers, `CONFOLD_SEED` says which moments;
+//! with `CONFOLD_LONGEST_PARTITION` only wires fail, for up to so many seconds.
 
 mod faults;
 mod history;
@@ -180,13 +181,25 @@ async fn listen(world: Arc<World>) -> Voices {
 /// What a strike of each kind was followed by.
 type Strikes = BTreeMap<Fault, Vec<Duration>>;
 
+/// Where nothing but wires is to fail.
+fn longest_partition() -> Option<Duration> {
+    number("CONFOLD_LONGEST_PARTITION").map(Duration::from_secs)
+}
+
+/// Every kind once, in an order of chance.
+fn turn(world: &World, random: &mut SmallRng) -> Vec<Fault> {
+    let mut faults = Fault::shuffled(world.cluster.setup().brokers, random);
+    faults.retain(|fault| longest_partition().is_none() || fault.is_of_wires());
+    faults
+}
+
 /// Every fault at least once, and again until the time is up.
 async fn torment(world: Arc<World>, seed: u64, time: Duration, longest: Duration) -> Strikes {
     let mut random = SmallRng::seed_from_u64(seed);
     let mut strikes = Strikes::new();
     let began = Instant::now();
     loop {
-        for fault in Fault::shuffled(world.cluster.setup().brokers, &mut random) {
+        for fault in turn(&world, &mut random) {
             let stuck = strike(&world, fault, longest, &mut random).await;
             println!(
                 "{:>6.1} s  {fault:?}: all replicas read and write {:.1} s after it was gone",
@@ -195,9 +208,7 @@ async fn torment(world: Arc<World>, seed: u64, time: Duration, longest: Duration
             );
             assert!(stuck <= STUCK, "{fault:?}: a replica was stuck for {stuck:?}");
             strikes.entry(fault).or_default().push(stuck);
-            if began.elapsed() >= time
-                && strikes.len() == Fault::shuffled(world.cluster.setup().brokers, &mut random).len()
-            {
+            if began.elapsed() >= time && strikes.len() == turn(&world, &mut random).len() {
                 return strikes;
             }
             pass_time(Duration::from_millis(random.random_range(100..600))).await;
@@ -237,7 +248,7 @@ async fn three_replicas_lose_nothing_double_nothing_and_agree_whatever_fails() {
     println!("CONFOLD_SEED={seed} CONFOLD_BROKERS={brokers}");
     let (longest, round_time) = match soak {
         None => (Duration::from_millis(2_000), Duration::from_secs(15)),
-        Some(_) => (Duration::from_secs(8), Duration::from_secs(30)),
+        Some(_) => (longest_partition().unwrap_or(Duration::from_secs(8)), Duration::from_secs(30)),
     };
     let cluster = match brokers {
         1 => one_broker(),

@@ -55,6 +55,10 @@ impl Fault {
         all
     }
 
+    pub fn is_of_wires(self) -> bool {
+        matches!(self, Fault::CutOff | Fault::CutOffOneWay | Fault::ConnectionsBroken | Fault::SlowWire)
+    }
+
     /// Whether nothing can be committed while it lasts.
     fn stops_everything(self, world: &World) -> bool {
         world.cluster.setup().brokers == 1

@@ -382,7 +382,9 @@ fn readers_and_writers_go_on_after_each_restart_of_the_broker() {
     let topic = cluster.new_topic(&[BROKER_STAMPS]);
     let log = open(&cluster.bootstrap(), &topic);
     let mut reader = log.reader(Position(0)).unwrap();
-    for round in 0..rounds(5) as u64 {
+    let restarts = rounds(5) as u64;
+    let mut slowest = Duration::ZERO;
+    for round in 0..restarts {
         append_all(&log, numbered(round * 10, 10));
         read_some(&mut *reader, 10);
         if round % 2 == 0 {
@@ -405,5 +407,7 @@ fn readers_and_writers_go_on_after_each_restart_of_the_broker() {
             "round {round}: it took {:?}",
             up.elapsed()
         );
+        slowest = slowest.max(up.elapsed());
     }
+    println!("SOAK restarts={restarts} slowest={} ms", slowest.as_millis());
 }
