@@ -77,7 +77,11 @@ impl World {
         );
         // What costs more the longer the log gets comes less often on a long one.
         let scale = u32::try_from(options.events / 500).unwrap_or(u32::MAX).clamp(1, 1_000);
-        let odds = Odds::any(&mut rng).rarer(scale);
+        let mut odds = Odds::any(&mut rng).rarer(scale);
+        // Long logs are for what comes again: one record in ten at least.
+        if options.events > 5_000 && !(1..=10).contains(&odds.repeat) {
+            odds.repeat = 10;
+        }
         let from = Position(rng.random_range(options.events / 5..=options.events / 2));
         let site = |number: usize, rng: &mut SmallRng| {
             let plant = options.plant.filter(|_| number == VICTIM);
