@@ -133,7 +133,17 @@ impl Allowance {
         if self.calls.is_none() && self.bytes.is_none() {
             return Ok(());
         }
-        let costs = [(&self.calls, 1), (&self.bytes, if self.bytes.is_some() { bytes() } else { 0 })];
+        let bytes = if self.bytes.is_some() { bytes() } else { 0 };
+        // Whoever waited for what can never come would ask again and wait again.
+        if let Some(limiter) = &self.bytes
+            && limiter.takes(bytes) > patience
+        {
+            let (takes, longest) = (limiter.takes(bytes).as_secs(), patience.as_secs());
+            return Err(self.refused(format!(
+                "a request of {bytes} bytes waits {takes} s at {} bytes a second, and none waits longer than {longest} s",
+                limiter.burst
+            )));
+        }
         let spent = tokio::time::timeout(patience, async {
             let turn = self.turn.try_lock();
             let mut slowed = turn.is_err();
@@ -141,7 +151,7 @@ impl Allowance {
                 Ok(turn) => turn,
                 Err(_) => self.turn.lock().await,
             };
-            for (limiter, cost) in costs {
+            for (limiter, cost) in [(&self.calls, 1), (&self.bytes, bytes)] {
                 if let Some(limiter) = limiter {
                     slowed |= limiter.spend(cost).await;
                 }
@@ -164,6 +174,11 @@ impl Limiter {
             burst: rate,
             limiter: RateLimiter::direct(governor::Quota::per_second(rate)),
         }
+    }
+
+    /// How long this waits where nobody else waits and a second's worth is there.
+    fn takes(&self, cost: usize) -> Duration {
+        Duration::from_millis(1_000 * (cost as u64).saturating_sub(self.burst.get().into()) / u64::from(self.burst.get()))
     }
 
     /// What costs more than may be spent at once is spent piece by piece. `true` where that took time.
@@ -251,7 +266,16 @@ mod tests {
         let began = Instant::now();
         ann.spend(|| 1_500, PATIENCE).await.unwrap();
         assert!(began.elapsed() >= Duration::from_millis(450), "{:?}", began.elapsed());
-        let refused = ann.spend(|| 1_000_000, Duration::from_millis(10)).await.unwrap_err();
+        // One that would never get its turn is told so at once, and spends nothing.
+        let began = Instant::now();
+        let refused = ann.spend(|| 1_000_000, PATIENCE).await.unwrap_err();
+        assert!(began.elapsed() < PATIENCE);
+        assert_eq!(
+            refused.into_detail().detail,
+            "a request of 1000000 bytes waits 999 s at 1000 bytes a second, and none waits longer than 60 s"
+        );
+        // So is one behind others, when its time is over.
+        let refused = ann.spend(|| 1_000, Duration::from_millis(10)).await.unwrap_err();
         assert_eq!(refused.code(), Code::Quota);
     }
 
