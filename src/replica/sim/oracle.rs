@@ -16,6 +16,8 @@ use std::rc::Rc;
 
 /// Trees of past revisions that stay at hand.
 const TREES_KEPT: usize = 3_000;
+/// Of so many last marks a replica certainly knows what it computed there; of some more it may.
+const MARKS_REMEMBERED: usize = 200;
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// What a record's bytes were made to say.
@@ -173,6 +175,8 @@ pub struct Verdict {
     pub mark: bool,
     /// A forged announcement about a mark that every replica has passed.
     pub alarm: bool,
+    /// One about a mark so far back that a replica may have forgotten its own value.
+    pub may_alarm: bool,
 }
 
 /// The first copy of an id that got as far as being decided, or its withdrawal.
@@ -385,7 +389,7 @@ impl Oracle {
         self.records.push(record.clone());
         let mut time = self.time.max(record.time.0);
         let mut clock = false;
-        let (mut mark, mut alarm) = (position.is_multiple_of(4096), false);
+        let (mut mark, mut alarm, mut may_alarm) = (position.is_multiple_of(4096), false, false);
         let before = self.revision;
         let mut id_shown = None;
         let mut first = None;
@@ -419,9 +423,11 @@ impl Oracle {
                                 clock = true;
                             }
                             mark |= matches!((body, &decided), (Body::Mark { .. }, Ok(true)));
-                            alarm = decided == Ok(true)
-                                && matches!(body, Body::Checkpoint { forged: true, position, level: 1, .. }
-                                    if self.marks.iter().rev().take(200).any(|mark| mark == position));
+                            if let (Ok(true), Body::Checkpoint { forged: true, position, level: 1, .. }) = (&decided, body) {
+                                let back = self.marks.iter().rev().position(|mark| mark == position);
+                                alarm = back.is_some_and(|back| back < MARKS_REMEMBERED);
+                                may_alarm = back.is_some_and(|back| back >= MARKS_REMEMBERED);
+                            }
                             decided
                         }
                     }
@@ -474,6 +480,7 @@ impl Oracle {
             floor,
             mark,
             alarm,
+            may_alarm,
         };
         self.verdicts.push(verdict);
         Ok(())
