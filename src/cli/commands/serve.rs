@@ -49,7 +49,7 @@ pub struct Args {
     /// What to do while replicas disagree and it is not known who is right [default: serve]
     #[arg(long, value_name = "WHAT")]
     on_dispute: Option<OnDispute>,
-    /// Calls that one caller may have under way at a store at once; more are refused with QUOTA [default: 8192]
+    /// Calls that one caller may have under way at a store at once; more are refused with QUOTA [default: 4096]
     #[arg(long, value_name = "N")]
     calls_in_flight: Option<NonZeroU32>,
     /// Calls, and commits of a stream, that one caller may make at a store in a second; more wait [default: no bound]

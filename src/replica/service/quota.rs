@@ -29,10 +29,10 @@ pub struct Quota {
 }
 
 impl Default for Quota {
-    /// One caller alone cannot fill the server, which takes 16,384 calls at once.
+    /// One caller alone cannot fill the server, which takes 16,384 calls at once, with refusals that are held back neither.
     fn default() -> Quota {
         Quota {
-            calls_in_flight: 8_192,
+            calls_in_flight: 4_096,
             calls_per_second: None,
             bytes_per_second: None,
         }
@@ -45,6 +45,9 @@ const CALLERS_KEPT: usize = 1_024;
 /// After this nothing that was spent counts any more.
 const REFILL: Duration = Duration::from_secs(1);
 
+/// So long after it was asked for a call is refused that finds no place.
+const REFUSAL_AFTER: Duration = Duration::from_millis(100);
+
 /// Of one store.
 pub(super) struct Quotas {
     quota: Quota,
@@ -56,6 +59,8 @@ pub(super) struct Quotas {
 pub(super) struct Allowance {
     in_flight: Arc<Semaphore>,
     most_in_flight: usize,
+    /// Refusals that are held back.
+    refusals: Semaphore,
     /// Held by the one that waits to be taken from `calls` and `bytes`; those behind it wait for this.
     turn: tokio::sync::Mutex<()>,
     calls: Option<Limiter>,
@@ -97,10 +102,11 @@ impl Quotas {
 
 impl Allowance {
     fn new(quota: &Quota, meters: Meters) -> Allowance {
-        let most_in_flight = quota.calls_in_flight.min(Semaphore::MAX_PERMITS);
+        let most_in_flight = quota.calls_in_flight.min(Semaphore::MAX_PERMITS / 2);
         Allowance {
             in_flight: Arc::new(Semaphore::new(most_in_flight)),
             most_in_flight,
+            refusals: Semaphore::new((2 * most_in_flight).min(Semaphore::MAX_PERMITS)),
             turn: tokio::sync::Mutex::default(),
             calls: quota.calls_per_second.map(Limiter::new),
             bytes: quota.bytes_per_second.map(Limiter::new),
@@ -115,12 +121,16 @@ impl Allowance {
         rested && self.in_flight.available_permits() == self.most_in_flight
     }
 
-    /// A place among the calls under way.
-    pub fn place(&self) -> Result<Place, Refusal> {
-        let place = self.in_flight.clone().try_acquire_owned();
-        place.map(Arc::new).map_err(|_| {
-            self.refused(format!("{} calls of this caller are under way already", self.most_in_flight))
-        })
+    /// A place among the calls under way. A refusal comes late, so that whoever asks again at once does not do so all
+    /// the time; those that wait for theirs are bounded too.
+    pub async fn place(&self) -> Result<Place, Refusal> {
+        if let Ok(place) = self.in_flight.clone().try_acquire_owned() {
+            return Ok(Arc::new(place));
+        }
+        if let Ok(_held) = self.refusals.try_acquire() {
+            tokio::time::sleep(REFUSAL_AFTER).await;
+        }
+        Err(self.refused(format!("{} calls of this caller are under way already", self.most_in_flight)))
     }
 
     fn refused(&self, what: String) -> Refusal {
@@ -237,12 +247,17 @@ mod tests {
     async fn one_callers_places_are_no_other_callers() {
         let quotas = quotas(2, 0, 0);
         let (ann, bob) = (quotas.of(&"ann".into()), quotas.of(&"bob".into()));
-        let held = (ann.place().unwrap(), ann.place().unwrap());
-        let refused = quotas.of(&"ann".into()).place().map(drop).unwrap_err();
-        assert_eq!(refused.code(), Code::Quota);
-        bob.place().unwrap();
+        let held = (ann.place().await.unwrap(), ann.place().await.unwrap());
+        let again = quotas.of(&"ann".into());
+        let began = Instant::now();
+        let refusals = [again.place(), again.place(), again.place()];
+        for refused in futures::future::join_all(refusals).await {
+            assert_eq!(refused.map(drop).unwrap_err().code(), Code::Quota);
+        }
+        assert!(began.elapsed() >= REFUSAL_AFTER, "{:?}", began.elapsed());
+        bob.place().await.unwrap();
         drop(held);
-        ann.place().unwrap();
+        ann.place().await.unwrap();
     }
 
     /// A lower bound of time holds on any machine.
@@ -284,7 +299,7 @@ mod tests {
     async fn callers_that_came_and_went_are_forgotten() {
         let quotas = quotas(1, 10, 0);
         let busy = quotas.of(&"busy".into());
-        let held = busy.place().unwrap();
+        let held = busy.place().await.unwrap();
         for caller in 0..2 * CALLERS_KEPT {
             quotas.of(&caller.to_string().into());
         }

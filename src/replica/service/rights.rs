@@ -169,7 +169,7 @@ impl Service {
     /// has no right is answered as one that is not there.
     pub(super) async fn enter<R: OfStore>(&self, call: Call, request: &R) -> Result<Asked, Refusal> {
         let mut asked = self.find(call, request.store())?;
-        asked.place = asked.place()?;
+        asked.place = asked.place().await?;
         asked.spend(request).await?;
         asked.now()?;
         Ok(asked)
@@ -314,8 +314,11 @@ impl Asked {
     }
 
     /// A place among the caller's calls under way, for as long as it is held.
-    pub fn place(&self) -> Result<Option<Place>, Refusal> {
-        self.allowance().map(|allowance| allowance.place()).transpose()
+    pub async fn place(&self) -> Result<Option<Place>, Refusal> {
+        match self.allowance() {
+            Some(allowance) => allowance.place().await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Waits where the caller asks too fast.

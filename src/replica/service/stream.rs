@@ -116,7 +116,7 @@ async fn hand_over(
         if seat.as_ref().is_none_or(|seat| seat.store != served.name) {
             seat = Some(Seat {
                 store: served.name.clone(),
-                _place: served.place()?,
+                _place: served.place().await?,
             });
         }
         served.spend(&commit).await?;
