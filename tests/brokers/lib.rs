@@ -370,10 +370,15 @@ impl Cluster {
 
     /// First offset and the one after the last that consumers see.
     pub fn offsets(&self, name: &str) -> (i64, i64) {
-        self.admin
-            .inner()
-            .fetch_watermarks(name, 0, PATIENCE)
-            .unwrap_or_else(|error| panic!("topic {name}: {error}"))
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            match self.admin.inner().fetch_watermarks(name, 0, PATIENCE) {
+                Ok(offsets) => return offsets,
+                // After a broker went or came this may ask one that leads no more, or does not lead yet.
+                Err(_) if Instant::now() < give_up => std::thread::park_timeout(Duration::from_millis(20)),
+                Err(error) => panic!("topic {name}: {error}"),
+            }
+        }
     }
 
     /// The broker that leads partition 0, if there is one.
