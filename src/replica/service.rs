@@ -398,8 +398,8 @@ impl Api for Service {
         match self.enter(Call::Status, &request).await {
             Ok(asked) => Ok(upkeep::status(&asked, &asked.now()?)),
             Err(refusal) => match self.stores.only(&request.store) {
-                // A token that is not known is refused everywhere.
                 _ if refusal.code() == Code::Quota => Err(refusal.into()),
+                // A token that is not known is refused everywhere.
                 Some(served) if !self.who.is_bearer() || refusal.code() == Code::Permission => {
                     Ok(upkeep::bare_status(&served))
                 }

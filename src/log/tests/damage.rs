@@ -228,6 +228,7 @@ fn every_flipped_bit_is_found_or_stands_in_the_last_batch() {
             }
         }
     }
+    assert_eq!(refused + torn, flips, "every one is one or the other");
     assert!(refused > flips * 3 / 4 && torn >= flips / 10, "{refused} refused, {torn} torn");
     println!("SOAK flips={flips} refused={refused} torn={torn} unseen=0");
 }

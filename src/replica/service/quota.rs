@@ -106,7 +106,7 @@ impl Allowance {
         Allowance {
             in_flight: Arc::new(Semaphore::new(most_in_flight)),
             most_in_flight,
-            refusals: Semaphore::new((2 * most_in_flight).min(Semaphore::MAX_PERMITS)),
+            refusals: Semaphore::new(2 * most_in_flight),
             turn: tokio::sync::Mutex::default(),
             calls: quota.calls_per_second.map(Limiter::new),
             bytes: quota.bytes_per_second.map(Limiter::new),
