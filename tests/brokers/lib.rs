@@ -17,6 +17,7 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, ConfigSource, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -28,6 +29,9 @@ use std::time::{Duration, Instant};
 
 /// Longer than anything here should take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long one question may take. It goes to one broker, and when that one has just died nobody answers it: then it is asked again.
+const ASK: Duration = Duration::from_secs(2);
 
 /// What a cluster is like.
 #[derive(Clone, Debug)]
@@ -98,6 +102,18 @@ pub fn until(what: &str, holds: impl Fn() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// What is asked again until it is answered, for a minute.
+fn until_ok<T, E: std::fmt::Display>(what: &str, ask: impl Fn() -> Result<T, E>) -> T {
+    let began = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{what}: {error}"),
+        }
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }
@@ -302,9 +318,14 @@ impl Cluster {
         for (setting, value) in settings {
             topic = topic.set(setting, value);
         }
-        let made = block_on(self.admin.create_topics([&topic], &options())).expect("an answer");
-        made.into_iter()
-            .for_each(|one| drop(one.unwrap_or_else(|(name, code)| panic!("topic {name}: {code}"))));
+        // Brokers that have just come are missing at first, and with them places for all copies.
+        until_ok(&format!("topic {name}"), || {
+            let made = block_on(self.admin.create_topics([&topic], &options())).map_err(|error| error.to_string())?;
+            match made.into_iter().next() {
+                Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
         until("the topic has a leader", || self.leader(name).is_some());
     }
 
@@ -313,7 +334,7 @@ impl Cluster {
         let gone = block_on(self.admin.delete_topics(&[name], &options())).expect("an answer");
         gone.into_iter()
             .for_each(|one| drop(one.unwrap_or_else(|(name, code)| panic!("topic {name}: {code}"))));
-        until("the topic is gone", || self.partitions(name) == 0);
+        until("the topic is gone", || self.partitions(name) == Some(0));
     }
 
     /// Gives a topic more partitions.
@@ -322,7 +343,7 @@ impl Cluster {
         let made = block_on(self.admin.create_partitions([&more], &options())).expect("an answer");
         made.into_iter()
             .for_each(|one| drop(one.unwrap_or_else(|(name, code)| panic!("topic {name}: {code}"))));
-        until("the partitions are there", || self.partitions(name) == count);
+        until("the partitions are there", || self.partitions(name) == Some(count));
     }
 
     /// Changes settings of a topic and leaves its others as they are.
@@ -370,27 +391,20 @@ impl Cluster {
 
     /// First offset and the one after the last that consumers see.
     pub fn offsets(&self, name: &str) -> (i64, i64) {
-        let give_up = Instant::now() + PATIENCE;
-        loop {
-            match self.admin.inner().fetch_watermarks(name, 0, PATIENCE) {
-                Ok(offsets) => return offsets,
-                // After a broker went or came this may ask one that leads no more, or does not lead yet.
-                Err(_) if Instant::now() < give_up => std::thread::park_timeout(Duration::from_millis(20)),
-                Err(error) => panic!("topic {name}: {error}"),
-            }
-        }
+        // After a broker went or came this may ask one that leads no more, or does not lead yet.
+        until_ok(&format!("topic {name}"), || self.admin.inner().fetch_watermarks(name, 0, ASK))
     }
 
-    /// The broker that leads partition 0, if there is one.
+    /// The broker that leads partition 0, if there is one and it can be asked.
     pub fn leader(&self, name: &str) -> Option<usize> {
-        let metadata = self.admin.inner().fetch_metadata(Some(name), PATIENCE).ok()?;
+        let metadata = self.admin.inner().fetch_metadata(Some(name), ASK).ok()?;
         let leader = metadata.topics().first()?.partitions().first()?.leader();
         usize::try_from(leader).ok()
     }
 
-    /// The brokers whose copy of partition 0 is in sync.
+    /// The brokers whose copy of partition 0 is in sync; none where that cannot be asked.
     pub fn in_sync(&self, name: &str) -> Vec<usize> {
-        let Ok(metadata) = self.admin.inner().fetch_metadata(Some(name), PATIENCE) else {
+        let Ok(metadata) = self.admin.inner().fetch_metadata(Some(name), ASK) else {
             return Vec::new();
         };
         let partition = metadata.topics().first().and_then(|topic| topic.partitions().first());
@@ -399,12 +413,9 @@ impl Cluster {
             .unwrap_or_default()
     }
 
-    fn partitions(&self, name: &str) -> usize {
-        let metadata = self.admin.inner().fetch_metadata(Some(name), PATIENCE);
-        metadata
-            .ok()
-            .and_then(|found| found.topics().first().map(|topic| topic.partitions().len()))
-            .unwrap_or(0)
+    fn partitions(&self, name: &str) -> Option<usize> {
+        let metadata = self.admin.inner().fetch_metadata(Some(name), ASK).ok()?;
+        Some(metadata.topics().first().map_or(0, |topic| topic.partitions().len()))
     }
 
     /// Runs one of Kafka's own commands against these brokers and gives what it printed: `topics`, `configs`, `acls`,

@@ -13,19 +13,24 @@ use confold::wire::{pb, status as answers};
 use confold_model::code::Code;
 use confold_test_brokers::{Cluster, Setup, fresh_name};
 use std::sync::LazyLock;
-use std::time::Duration;
 
-/// Brokers that whoever holds `ALONE` may stop and pause, as long as they run again afterwards. A broker that is gone is missed soon.
+/// Brokers that whoever holds `ALONE` may stop and pause. A broker that is gone is missed soon, and one that has little of a crowded
+/// machine is not.
 async fn three_brokers() -> &'static Cluster {
     static THREE: LazyLock<Cluster> = LazyLock::new(|| {
-        let settings = [("broker.session.timeout.ms", "3000"), ("broker.heartbeat.interval.ms", "500")];
+        let settings = [("broker.session.timeout.ms", "6000"), ("broker.heartbeat.interval.ms", "500")];
         Cluster::start(Setup {
             brokers: 3,
             settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             ..Setup::default()
         })
     });
-    blocking(|| &*THREE).await
+    // A test that failed may have left some of them stopped.
+    blocking(|| {
+        THREE.restart_all();
+        &*THREE
+    })
+    .await
 }
 
 async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
@@ -174,5 +179,5 @@ async fn elect_unclean(cluster: &'static Cluster) {
     .await;
     // The old leader gave its branch up for the new one.
     commit(&others, 130..132).await;
-    tokio::time::timeout(Duration::from_secs(10), others.close()).await.expect("it closes").unwrap();
+    tokio::time::timeout(PATIENCE, others.close()).await.expect("it closes").unwrap();
 }

@@ -4,7 +4,7 @@ use super::line::Line;
 use crate::server::ServerProcess;
 use confold::client::{Options as RemoteOptions, Remote};
 use confold::config::Kafka;
-use confold::folder::{self, OnKafka};
+use confold::folder::{self, FolderError, OnKafka};
 use confold::replica::Begin;
 use confold::wire::api::Api;
 use confold::wire::pb;
@@ -25,11 +25,11 @@ pub struct Replica {
 }
 
 /// Makes a data folder for the store on a topic, which is begun where it is not there yet.
-pub fn join(dir: &Path, brokers: &str, topic: &str) {
+pub fn join(dir: &Path, brokers: &str, topic: &str) -> Result<(), FolderError> {
     let kafka =
         Kafka { brokers: brokers.to_owned(), topic: Some(topic.to_owned()), dev_unsafe: true, ..Kafka::default() };
     let on = OnKafka { kafka, ..OnKafka::default() };
-    folder::create_on_kafka(dir, &on, &Begin::default()).unwrap();
+    folder::create_on_kafka(dir, &on, &Begin::default()).map(drop)
 }
 
 impl Replica {
@@ -41,7 +41,7 @@ impl Replica {
         let data = dir.join(format!("replica-{number}"));
         let (folder, topic) = (data.clone(), topic.to_owned());
         let process = tokio::task::spawn_blocking(move || {
-            join(&folder, &brokers, &topic);
+            join(&folder, &brokers, &topic).unwrap();
             ServerProcess::start(&folder)
         });
         let process = process.await.unwrap();
