@@ -158,7 +158,16 @@ impl Disk for OsDisk {
         if let Err(error) = noted {
             tracing::warn!(%error, file = %path.display(), "cannot note the process id in the lock file");
         }
-        Ok(Box::new(file))
+        Ok(Box::new(Lock(file)))
+    }
+}
+
+/// Let go when dropped, also while a process that is just being begun has copies of this one's descriptors: closing alone would not.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
     }
 }
 
@@ -213,4 +222,19 @@ pub(super) fn write_full(file: &dyn DiskFile, bytes: &[u8], offset: u64) -> io::
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_let_go_although_a_child_that_is_being_begun_has_a_copy_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOCK);
+        let childs = File::create(&path).unwrap();
+        childs.try_lock().unwrap();
+        drop(Lock(childs.try_clone().unwrap()));
+        File::open(&path).unwrap().try_lock().unwrap();
+    }
 }

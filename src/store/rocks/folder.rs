@@ -25,7 +25,16 @@ pub struct Folder {
     pub database: PathBuf,
     /// Whether a database has to be made.
     pub fresh: bool,
-    _lock: File,
+    _lock: Lock,
+}
+
+/// Let go when dropped, also while a process that is just being begun has copies of this one's descriptors: closing alone would not.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,7 +45,7 @@ pub enum Access {
 
 /// Locks and checks a folder; for writing, an absent or empty one is made a store's.
 pub fn open(dir: &Path, access: Access) -> Result<Folder, StoreError> {
-    let lock = match access {
+    let (taken, lock) = match access {
         Access::Write => {
             fs::create_dir_all(dir).map_err(|error| failed("making", dir, &error))?;
             let lock = dir.join(LOCK_FILE);
@@ -46,7 +55,7 @@ pub fn open(dir: &Path, access: Access) -> Result<Folder, StoreError> {
                 .write(true)
                 .open(&lock)
                 .map_err(|error| failed("opening", &lock, &error))?;
-            (lock.try_lock(), lock)
+            (lock.try_lock(), Lock(lock))
         }
         Access::Read => {
             let lock = dir.join(LOCK_FILE);
@@ -54,10 +63,10 @@ pub fn open(dir: &Path, access: Access) -> Result<Folder, StoreError> {
                 ErrorKind::NotFound => StoreError::refused(format!("{} is not a store's folder", dir.display())),
                 _ => failed("opening", &lock, &error),
             })?;
-            (lock.try_lock_shared(), lock)
+            (lock.try_lock_shared(), Lock(lock))
         }
     };
-    match lock.0 {
+    match taken {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             return Err(StoreError::Locked {
@@ -95,7 +104,7 @@ pub fn open(dir: &Path, access: Access) -> Result<Folder, StoreError> {
     Ok(Folder {
         database,
         fresh,
-        _lock: lock.1,
+        _lock: lock,
     })
 }
 
@@ -201,5 +210,19 @@ fn sync_dir(dir: &Path) -> Result<(), StoreError> {
 pub fn failed(doing: &str, path: &Path, error: &io::Error) -> StoreError {
     StoreError::Io {
         what: format!("{doing} {}: {error}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_let_go_although_a_child_that_is_being_begun_has_a_copy_of_its_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = open(dir.path(), Access::Write).unwrap();
+        let childs = folder._lock.0.try_clone().unwrap();
+        drop(folder);
+        assert!(open(dir.path(), Access::Write).is_ok(), "{childs:?} keeps it");
     }
 }
