@@ -5,6 +5,7 @@ use crate::{
     front::{Face, Front},
     handshake::{self, Failed},
     metrics::Connections,
+    peer::Peer,
     tls::Certificates,
 };
 use confold_wire::caller::Caller;
@@ -15,16 +16,15 @@ use hyper_util::{
 use std::{
     collections::VecDeque,
     io,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{AbortHandle, JoinSet},
@@ -199,13 +199,9 @@ impl Connection {
         mut stopping: watch::Receiver<bool>,
     ) {
         let begun = Instant::now();
-        let received = Arc::new(AtomicUsize::new(0));
-        let stream = Counting {
-            stream,
-            received: Arc::clone(&received),
-        };
+        let (peer, received) = Peer::new(stream, self.limits.linger_timeout);
         let answering = self.front.for_caller(self.face, caller);
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), answering));
+        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(peer), answering));
 
         let mut silent = pin!(sleep_until(begun + self.limits.header_timeout));
         let mut aged = pin!(sleep_until(begun + self.age(number)));
@@ -223,7 +219,7 @@ impl Connection {
                     return;
                 }
                 () = &mut silent, if !known => {
-                    known = received.load(Ordering::Relaxed) >= PREFACE_BYTES;
+                    known = received.bytes() >= PREFACE_BYTES;
                     if !known {
                         tracing::debug!("a connection said too little for too long");
                         return;
@@ -273,47 +269,5 @@ async fn pause_after(error: io::Error) {
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
         tracing::error!(%error, "cannot accept connections, trying again: is the limit of open files too low?");
         sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// Counts what the client has sent so far.
-struct Counting<S> {
-    stream: S,
-    received: Arc<AtomicUsize>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counting<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.received
-            .fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counting<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

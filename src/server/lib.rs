@@ -18,6 +18,7 @@ mod health;
 mod http;
 mod limits;
 pub mod metrics;
+mod peer;
 mod tls;
 
 pub use health::{HealthSource, StoreHealth};

@@ -30,6 +30,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// The longest pause within a request's JSON body.
     pub body_timeout: Duration,
+    /// How long a connection that has ended here may take to end at the client; what it sends meanwhile is dropped.
+    pub linger_timeout: Duration,
     /// How often a silent HTTP/2 client is asked whether it still lives, and how long it has to answer.
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
@@ -62,6 +64,7 @@ impl Default for Limits {
             certificate_interval: Duration::from_secs(1),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            linger_timeout: Duration::from_secs(2),
             keepalive_interval: Duration::from_secs(60),
             keepalive_timeout: Duration::from_secs(20),
             max_connection_age: Duration::from_secs(3_600),

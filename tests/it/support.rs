@@ -89,6 +89,8 @@ fn wait_for_locks(data: &Path) {
     for lock in ["log/lock", "store/LOCK"] {
         if let Ok(file) = std::fs::File::open(data.join(lock)) {
             file.lock().unwrap();
+            // Closing alone would leave it with a child process that is just being begun.
+            file.unlock().unwrap();
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Clients that are broken or mean harm: the server refuses, closes, and answers the next one.
 
 use crate::{
+    authority::Authority,
     fake::Fake,
     net::{Running, read_to_end, start, start_with},
+    tls,
 };
-use confold_server::Limits;
+use confold_server::{Limits, Options};
 use http::Request;
 use http_body_util::Full;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use tokio::{
 };
 
 const SHORT: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_secs(60);
 
 async fn answers(server: &Running) {
     assert_eq!(server.get("/livez").await.text(), "alive\n");
@@ -335,6 +338,50 @@ async fn compressed_requests_are_refused() {
     let (status, detail) = server.send(request).await.error();
     assert_eq!((status, detail["code"].as_str()), (415, Some("UNSUPPORTED")));
     assert_eq!(server.fake.take_called(), [""; 0]);
+}
+
+/// Asks for what is refused by its head alone, and hears why before the body is sent; then sends it.
+async fn refused_by_its_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    const BODY: usize = 8 << 20;
+    let head = "POST /v1/Status HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-encoding: gzip";
+    let head = format!("{head}\r\ncontent-length: {BODY}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 415") && answer.contains("UNSUPPORTED"), "{answer}");
+    stream.write_all(&vec![0; BODY]).await.unwrap();
+    stream.flush().await.unwrap();
+}
+
+// RFC 9112, section 9.6.
+#[tokio::test]
+async fn a_client_that_still_sends_its_body_sees_why_it_was_refused() {
+    let lingering = |options: &mut Options| options.limits.linger_timeout = LONG;
+    let server = start_with(Fake::new(), lingering).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    refused_by_its_head(&mut stream).await;
+    stream.shutdown().await.unwrap();
+
+    let authority = Authority::new();
+    let server = start_with(Fake::new(), |options| {
+        lingering(options);
+        options.tls = Some(authority.server());
+    })
+    .await;
+    let mut stream = tls::connect(server.address, &authority.pem()).await;
+    refused_by_its_head(&mut stream).await;
+    stream.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_sends_on_without_end_is_heard_out_for_a_while_and_no_longer() {
+    let server = start_with(Fake::new(), |options| options.limits.linger_timeout = SHORT).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /v1/Status HTTP/1.1\r\nhost: localhost\r\ncontent-encoding: gzip\r\ncontent-length: 1099511627776";
+    stream.write_all(format!("{head}\r\n\r\n").as_bytes()).await.unwrap();
+    let sent_on = async { while stream.write_all(&[0; 1 << 16]).await.is_ok() {} };
+    tokio::time::timeout(LONG, sent_on).await.unwrap();
+    answers(&server).await;
 }
 
 #[tokio::test]
