@@ -3,15 +3,19 @@
 
 use super::writers::{commit, new_id};
 use super::{copy_folder, number, store_for_writers};
-use crate::support::open;
 use confold::Embedded;
-use confold::replica::{Options, ReplicaState};
+use confold::replica::{Housekeeping, Options, ReplicaState};
 use confold_model::ids::{Hash, Position};
 use std::path::Path;
 
+/// Nothing is said on the log but what the test says: a minute of a slow disk brings a mark otherwise.
+fn quiet() -> Options {
+    Options { housekeeping: Housekeeping::ByHand, ..Options::default() }
+}
+
 /// So many commits more; gives where the store stands then.
 async fn grow(data: &Path, random: u64, commits: u64) -> (Position, Hash, Hash) {
-    let store = open(data).await;
+    let store = Embedded::open(data, quiet()).await.unwrap();
     let seen = store.handle().view().position.0;
     for turn in 0..commits {
         let (number, id) = (turn as usize % 8, new_id(seen, turn as usize % 8, random, turn));
@@ -35,7 +39,7 @@ enum Answer {
 }
 
 async fn ask(data: &Path) -> Answer {
-    match Embedded::open(data, Options::default()).await {
+    match Embedded::open(data, quiet()).await {
         Err(error) => Answer::Refuses(error.to_string()),
         Ok(store) => {
             let standing = store.handle().status().standing;
