@@ -32,7 +32,7 @@ pub(crate) struct Peer<S> {
     stream: S,
     received: Received,
     linger: Duration,
-    /// From when nothing more is said.
+    /// Until when the client is heard out; set once nothing more is said to it.
     ending: Option<Pin<Box<Sleep>>>,
 }
 

@@ -340,8 +340,8 @@ async fn compressed_requests_are_refused() {
     assert_eq!(server.fake.take_called(), [""; 0]);
 }
 
-/// Asks for what is refused by its head alone, and hears why before the body is sent; then sends it.
-async fn refused_by_its_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+/// Asks for what is refused by its head alone, and hears why before the body is sent; then sends it and hangs up.
+async fn refused_by_its_head<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     const BODY: usize = 8 << 20;
     let head = "POST /v1/Status HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-encoding: gzip";
     let head = format!("{head}\r\ncontent-length: {BODY}\r\n\r\n");
@@ -350,7 +350,7 @@ async fn refused_by_its_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) 
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 415") && answer.contains("UNSUPPORTED"), "{answer}");
     stream.write_all(&vec![0; BODY]).await.unwrap();
-    stream.flush().await.unwrap();
+    stream.shutdown().await.unwrap();
 }
 
 // RFC 9112, section 9.6.
@@ -358,9 +358,7 @@ async fn refused_by_its_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) 
 async fn a_client_that_still_sends_its_body_sees_why_it_was_refused() {
     let lingering = |options: &mut Options| options.limits.linger_timeout = LONG;
     let server = start_with(Fake::new(), lingering).await;
-    let mut stream = TcpStream::connect(server.address).await.unwrap();
-    refused_by_its_head(&mut stream).await;
-    stream.shutdown().await.unwrap();
+    refused_by_its_head(TcpStream::connect(server.address).await.unwrap()).await;
 
     let authority = Authority::new();
     let server = start_with(Fake::new(), |options| {
@@ -368,9 +366,7 @@ async fn a_client_that_still_sends_its_body_sees_why_it_was_refused() {
         options.tls = Some(authority.server());
     })
     .await;
-    let mut stream = tls::connect(server.address, &authority.pem()).await;
-    refused_by_its_head(&mut stream).await;
-    stream.shutdown().await.unwrap();
+    refused_by_its_head(tls::connect(server.address, &authority.pem()).await).await;
 }
 
 #[tokio::test]
